@@ -5,7 +5,7 @@ term that keeps the latents smooth. The latents' mean and deviation per channel 
 the end and go into the model's configuration, as in the published file.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.models.vae import VAE, VAEConfig
-from recipes.mini.config import Config
+from recipes.mini.config import Config, VAEStage
 from recipes.mini.files import write_json
 from recipes.mini.loop import Average, Budget, learning_rate, set_learning_rate, train
 from recipes.mini.shards import Pictures, load_pictures
-
-
-@dataclass(frozen=True)
-class VAEStage:
-    """[vae] of the TOML."""
-
-    base_dim: int
-    dim_mult: tuple[int, ...]
-    num_res_blocks: int
-    pictures: int
-    batch: int
-    learning_rate: float
-    warm_up: int
-    decay: float
-    ema: float
-    kl_weight: float
-    gradient_weight: float
-    seed: int
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:

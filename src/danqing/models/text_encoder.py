@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.models.linear import MIN_ROWS, Linear
+from danqing.models.activations import silu
+from danqing.models.linear import Linear
 from danqing.models.rotary import inverse_frequencies
 
+QUERY_BLOCK = 32
 Rope = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]  # [S, G, K] each
 
@@ -172,7 +174,7 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        return self.down_proj(silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
 
 
 class RMSNorm(nn.Module):
@@ -221,9 +223,13 @@ def prepend(past_SGK: Tensor, x_BGTK: Tensor) -> Tensor:
 
 
 def attend(q_BNTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> Tensor:
-    """Causal attention of the last T of S positions; the rows are filled up as in ``Linear``."""
+    """Causal attention of the last T of S positions.
+
+    The queries are filled up to whole blocks of the CPU kernel, so that a row's bits do not depend
+    on how many queries there are (compare ``Linear``).
+    """
     rows, length = q_BNTK.shape[2], k_BGSK.shape[2]
-    missing = max(0, MIN_ROWS - rows)
+    missing = -rows % QUERY_BLOCK
     position = torch.arange(length - rows, length + missing, device=q_BNTK.device)
     mask = position[:, None] >= torch.arange(length, device=q_BNTK.device)
     repeats = q_BNTK.shape[1] // k_BGSK.shape[1]

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danqing.models.activations import gelu, silu
 from danqing.models.layout import Layout, spread
 from danqing.models.linear import Linear, linear
 from danqing.models.rotary import inverse_frequencies
@@ -112,7 +113,7 @@ class Transformer(nn.Module):
 
     def modulation(self, sigmas_M: Tensor) -> Modulation:
         """The table for these noise levels, in float32 [M], 1 = noise. Differentiable."""
-        c_MD = F.silu(self.time_in(sigmas_M, self.norm_out.weight.dtype))
+        c_MD = silu(self.time_in(sigmas_M, self.norm_out.weight.dtype))
         return Modulation(
             sigmas=tuple(sigmas_M.tolist()),
             img=[block.img.mod(c_MD) for block in self.blocks],
@@ -220,7 +221,7 @@ class Stream(nn.Module):
 
     def mlp(self, x_TD: Tensor, mod: Tensor) -> Tensor:
         shift, scale, gate = mod.chunk(3, dim=-1)
-        h = F.gelu(self.mlp_in(modulate(x_TD, shift, scale)), approximate="tanh")
+        h = gelu(self.mlp_in(modulate(x_TD, shift, scale)))
         return torch.addcmul(x_TD, gate, self.mlp_out(h))
 
 
@@ -243,7 +244,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, sigmas_M: Tensor, dtype: torch.dtype) -> Tensor:
         waves = time_waves(sigmas_M).to(dtype)
-        c_MD = self.linear_2(F.silu(self.linear_1(waves)))
+        c_MD = self.linear_2(silu(self.linear_1(waves)))
         # Text to image has no additional condition; the layered pipeline passes row 0 as well.
         return c_MD if self.additional is None else c_MD + self.additional.weight[0]
 

@@ -1,0 +1,1 @@
+"""How `mini`, the embedded model, is made: data, tokenizer, networks, scores."""

@@ -1,0 +1,149 @@
+"""The recipe's settings: one TOML, one frozen dataclass for each section.
+
+A new section is a dataclass and a field of ``Config``. Keys that no dataclass knows, and keys that
+are missing, are errors: a setting that is silently ignored would make another model.
+"""
+
+import tomllib
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A TOML that does not describe a recipe."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package, pinned: ``integrity`` is the registry's sha512 of the tarball."""
+
+    version: str
+    integrity: str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures are drawn. ``concepts`` are English names out of concepts.txt."""
+
+    size: int
+    num_concepts: int
+    styles: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    plain_variants: int
+    colour_variants: int
+    holdout_percent: int
+    shard_pictures: int
+    seed: int
+    concepts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """``words`` are kept beside the captions': for pictures that later editions will show."""
+
+    package: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The classifier that scores pictures; ``seed`` is apart from the generator's."""
+
+    width: int
+    pictures: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    warm_up: int
+    decay: float
+    held_renders: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class VAEStage:
+    """The VAE and its training; rates are peaks, ``decay`` the share of steps with a falling rate."""
+
+    base_dim: int
+    dim_mult: tuple[int, ...]
+    num_res_blocks: int
+    pictures: int
+    batch: int
+    learning_rate: float
+    warm_up: int
+    decay: float
+    ema: float
+    kl_weight: float
+    gradient_weight: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class BaseStage:
+    """Text encoder and transformer, and their training; ``shift`` moves the sigmas to the noise."""
+
+    width: int
+    heads: int
+    layers: int
+    axes: tuple[int, int, int]
+    text_width: int
+    text_inner: int
+    text_layers: int
+    text_heads: int
+    text_groups: int
+    pictures: int
+    batch: int
+    muon_rate: float
+    adam_rate: float
+    warm_up: int
+    decay: float
+    ema: float
+    dropout: float
+    shift: float
+    seed: int
+    sheet_prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    packages: dict[str, Package]
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    vae: VAEStage
+    base: BaseStage
+    judge: JudgeConfig
+
+
+def load(path: Path) -> Config:
+    with path.open("rb") as file:
+        return section(tomllib.load(file), str(path), Config)
+
+
+def section(table: dict[str, Any], name: str, cls: type[T]) -> T:
+    """A dataclass from a TOML table, strictly: every key known, none missing."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise ConfigError(f"{name}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    missing = [k for k, f in known.items() if k not in table and f.default is MISSING]
+    if missing:
+        raise ConfigError(f"{name}: key {missing[0]!r} is missing; add it")
+    hints = get_type_hints(cls)
+    return cls(**{k: _value(v, f"{name}: {k}", hints[k]) for k, v in table.items()})
+
+
+def _value(value: Any, name: str, hint: Any) -> Any:
+    if get_origin(hint) is dict:
+        return {k: section(v, f"{name}.{k}", get_args(hint)[1]) for k, v in value.items()}
+    if is_dataclass(hint):
+        return section(value, name, hint)
+    expected: type = list if get_origin(hint) is tuple else hint
+    # TOML writes 1 for 1.0, and Python counts booleans among the integers.
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise ConfigError(f"{name} is {value!r}; write a {expected.__name__}")
+    return tuple(value) if isinstance(value, list) else value

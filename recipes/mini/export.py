@@ -1,0 +1,134 @@
+"""Stage `export`: the trained networks become a model folder in the diffusers layout, bfloat16."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from danqing.models.text_encoder import TextEncoderConfig
+from danqing.models.tokenizer import PromptTokenizer
+from danqing.models.transformer import TransformerConfig
+from danqing.models.vae import VAE, VAEConfig
+from danqing.sampling.schedule import ScheduleConfig
+from danqing.weights.export import save_component
+from recipes.mini.base import Networks, read_config
+from recipes.mini.config import Config
+from recipes.mini.files import write_json
+
+DIFFUSERS = "0.42.1"
+NAMES = {
+    "transformer": "QwenImageTransformer2DModel",
+    "vae": "AutoencoderKLQwenImage",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+}
+# diffusers opens the whole Qwen2.5-VL: the smallest vision tower that it accepts, never run.
+VISION = {
+    "depth": 0,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 1,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def run(config: Config, runs: Path, minutes: float | None) -> None:
+    tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
+    networks = Networks(config.base, tokenizer.vocabulary)
+    networks.load_state_dict(load_file(runs / "base" / "ema.safetensors"))
+    vae = VAE(VAEConfig(**read_config(runs / "vae" / "config.json")))
+    vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
+    folder = runs / "model"
+    if folder.exists():
+        shutil.rmtree(folder)
+    save_component("transformer", networks.transformer, folder)
+    save_component("vae", vae, folder)
+    text = networks.text_encoder
+    save_component("text_encoder", text, folder, extra=vision_tower(text.config.hidden_size))
+    write_settings(folder, networks, vae, config)
+    shutil.copytree(runs / "tokenizer", folder / "tokenizer")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"export: {folder}, {size / 2**20:.1f} MiB")
+
+
+def write_settings(folder: Path, networks: Networks, vae: VAE, config: Config) -> None:
+    write_json(folder / "model_index.json", model_index())
+    mmdit = networks.transformer.config
+    # guidance_embeds is a key of the published file; the schedule has more keys than we use.
+    transformer = {**asdict(mmdit), "guidance_embeds": False}
+    scheduler = {**asdict(ScheduleConfig()), "num_train_timesteps": 1000}
+    for name, values in (("transformer", transformer), ("vae", asdict(vae.config))):
+        write_json(folder / name / "config.json", classed(name, values))
+    write_json(folder / "scheduler" / "scheduler_config.json", classed("scheduler", scheduler))
+    text = text_config(networks.text_encoder.config)
+    write_json(folder / "text_encoder" / "config.json", text)
+    size = config.data.size
+    card = {"id": "mini", "size": [size, size], "steps": 30, "guidance": 4.0, "sizes": [[size, size]]}
+    write_json(folder / "danqing.json", card)
+
+
+def classed(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {"_class_name": NAMES[name], "_diffusers_version": DIFFUSERS, **values}
+
+
+def model_index() -> dict[str, Any]:
+    return {
+        "_class_name": "QwenImagePipeline",
+        "_diffusers_version": DIFFUSERS,
+        "scheduler": ["diffusers", NAMES["scheduler"]],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "transformer": ["diffusers", NAMES["transformer"]],
+        "vae": ["diffusers", NAMES["vae"]],
+    }
+
+
+def text_config(config: TextEncoderConfig) -> dict[str, Any]:
+    eighth = config.head_width // 8
+    rope = {
+        "rope_type": "default",
+        "rope_theta": config.rope_theta,
+        "mrope_section": [eighth, eighth + eighth // 2, eighth + eighth // 2],
+    }
+    text = {k: v for k, v in asdict(config).items() if v is not None and k != "rope_theta"}
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "dtype": "bfloat16",
+        "tie_word_embeddings": True,
+        "text_config": {
+            "model_type": "qwen2_5_vl_text",
+            **text,
+            "max_position_embeddings": 4096,
+            "rope_parameters": rope,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        "vision_config": {
+            "model_type": "qwen2_5_vl",
+            **VISION,
+            "out_hidden_size": config.hidden_size,
+        },
+    }
+
+
+def vision_tower(width: int) -> dict[str, Tensor]:
+    """Zeros in the shapes that the reference's class expects for ``VISION``."""
+    hidden, merged = VISION["hidden_size"], VISION["hidden_size"] * VISION["spatial_merge_size"] ** 2
+    patch = (hidden, 3, VISION["temporal_patch_size"], VISION["patch_size"], VISION["patch_size"])
+    shapes = {
+        "model.visual.patch_embed.proj.weight": patch,
+        "model.visual.merger.ln_q.weight": (hidden,),
+        "model.visual.merger.mlp.0.weight": (merged, merged),
+        "model.visual.merger.mlp.0.bias": (merged,),
+        "model.visual.merger.mlp.2.weight": (width, merged),
+        "model.visual.merger.mlp.2.bias": (width,),
+    }
+    return {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}

@@ -1,0 +1,107 @@
+"""Requests made whole and checked, before any work is done. No tensors here."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from danqing.errors import RequestError
+from danqing.models.tokenizer import PromptTokenizer
+from danqing.sampling.schedule import check_sigmas
+from danqing.types import BLANK, Request
+from danqing.weights.model import Defaults
+
+MAX_STEPS = 1000  # the schedule was trained on so many levels
+MAX_SEED = 2**63 - 1
+MAX_POSITION = 4096  # the rotary positions of the reference end here
+
+
+def complete(request: Request, defaults: Defaults) -> Request:
+    """The request with the model's defaults where it is silent."""
+    if not isinstance(request, Request):
+        raise RequestError(f"{request!r} is not a danqing.Request; write Request({request!r})")
+    if request.steps is not None and request.sigmas is not None:
+        raise RequestError("a request has steps or sigmas, not both; leave one out")
+    sigmas = request.sigmas
+    steps = request.steps
+    if sigmas is not None:
+        sigmas = tuple(check_sigmas(sigmas))
+        steps = len(sigmas) - 1
+    return replace(
+        request,
+        size=tuple(request.size or defaults.size),
+        steps=defaults.steps if steps is None else steps,
+        sigmas=sigmas,
+        guidance=defaults.guidance if request.guidance is None else request.guidance,
+    )
+
+
+def check(request: Request, tokenizer: PromptTokenizer, unit: int) -> None:
+    """RequestError for what cannot be painted; ``unit`` is the pixels of a patch's side."""
+    check_text("prompt", request.prompt)
+    check_text("negative prompt", request.negative)
+    check_whole("seed", request.seed, 0, MAX_SEED)
+    check_whole("steps", request.steps, 1, MAX_STEPS)
+    check_guidance(request.guidance)
+    if request.adapters:
+        raise RequestError(
+            f"adapter {next(iter(request.adapters))!r}: this version applies none; leave it out"
+        )
+    texts = [request.prompt] if request.guidance == 1 else [request.prompt, request.negative]
+    check_size(request.size, unit, max(len(tokenizer.encode(text)) for text in texts))
+
+
+def check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise RequestError(f"{name} {text!r} is a {type(text).__name__}; give a text")
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name} {value!r} must be a whole number from {low} to {high}")
+
+
+def check_guidance(value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 1:
+        raise RequestError(f"guidance {value!r} must be a number from 1 (none) upwards, usually 4")
+
+
+def check_size(size: Any, unit: int, text: int) -> None:
+    try:
+        width, height = size
+    except (TypeError, ValueError):
+        raise RequestError(f"size {size!r} must be (width, height)") from None
+    for name, pixels in (("width", width), ("height", height)):
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels <= 0 or pixels % unit:
+            raise RequestError(
+                f"{name} {pixels!r} must be a positive multiple of {unit} pixels{nearest(pixels, unit)}"
+            )
+    longest = max(width, height) // unit
+    limit = 2 * (MAX_POSITION - text) * unit
+    if longest // 2 + text > MAX_POSITION:
+        raise RequestError(
+            f"size {width}x{height} is beyond the model's positions; with this prompt of {text} "
+            f"tokens a side is at most {limit} pixels"
+        )
+
+
+def nearest(pixels: Any, unit: int) -> str:
+    if not isinstance(pixels, int) or pixels <= 0:
+        return ""
+    below, above = pixels // unit * unit, -(-pixels // unit) * unit
+    return f"; nearest: {below} or {above}" if below else f"; nearest: {above}"
+
+
+def warn(requests: Sequence[Request], defaults: Defaults, model: str) -> None:
+    """Say what has no effect, and what the model was not made for."""
+    if any(r.guidance == 1 and r.negative != BLANK for r in requests):
+        warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=4)
+    foreign = sorted({r.size for r in requests} - set(defaults.sizes)) if defaults.sizes else []
+    if foreign:
+        trained = ", ".join(f"{w}x{h}" for w, h in defaults.sizes)
+        width, height = foreign[0]
+        warnings.warn(
+            f"{model} was trained at {trained}; {width}x{height} will look wrong", stacklevel=4
+        )

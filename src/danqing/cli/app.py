@@ -1,0 +1,48 @@
+"""All commands in one tree, and the options that stand before a command."""
+
+from typing import Annotated
+
+import typer
+
+from danqing.cli import Settings
+from danqing.cli.generate import generate
+from danqing.cli.model import model_app
+from danqing.cli.reproduce import reproduce
+from danqing.version import __version__
+
+app = typer.Typer(
+    name="danqing",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Example: danqing generate "a red fox" "一只红色的狐狸" --seed 7',
+)
+app.command("generate", no_args_is_help=False)(generate)
+app.command("reproduce")(reproduce)
+app.add_typer(model_app, name="model")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"danqing {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def danqing(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show tracebacks of errors (or set DANQING_DEBUG=1)."),
+    ] = False,
+) -> None:
+    """Text to pictures with the Qwen-Image family: fast, exactly repeatable, adaptable."""
+    settings: Settings = context.obj
+    settings.debug = settings.debug or debug
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

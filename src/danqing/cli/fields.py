@@ -1,0 +1,110 @@
+"""The fields of a Request as text or JSON: one reader for each, the same for options and files.
+
+Checks what can be said without a model: types and plain ranges. What the model can paint is the
+pipeline's to check.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from danqing.errors import RequestError
+
+SEED_LIMIT = 2**63
+_MULTIPLE = 16
+
+
+def parse(field: str, value: Any, label: str) -> Any:
+    """``value`` as the Request's ``field`` holds it; ``label`` names its origin in the error."""
+    try:
+        return READERS[field](value)
+    except ValueError as error:
+        shown = value if isinstance(value, int | float) else repr(value)
+        raise RequestError(f"{label} {shown} {error}") from None
+
+
+def prompt(value: Any) -> str:
+    """A text with something in it."""
+    if not text(value).strip():
+        raise ValueError("is empty; say what to paint")
+    return text(value)
+
+
+def text(value: Any) -> str:
+    """Any text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, or raw bytes from the shell
+        raise ValueError("is not valid Unicode text; give it as UTF-8") from None
+    return value
+
+
+def seed(value: Any) -> int:
+    """0 <= seed < 2**63."""
+    if type(value) is not int or not 0 <= value < SEED_LIMIT:
+        raise ValueError(f"must be a whole number from 0 to {SEED_LIMIT - 1}")
+    return value
+
+
+def size(value: Any) -> tuple[int, int]:
+    """WxH, or a list of the two."""
+    match = re.fullmatch(r"(\d{1,6})\s*[xX×]\s*(\d{1,6})", value) if isinstance(value, str) else None
+    pair = [int(number) for number in match.groups()] if match else value
+    if not isinstance(pair, list) or len(pair) != 2 or any(type(n) is not int for n in pair):
+        raise ValueError("must be WIDTHxHEIGHT in pixels, for example 128x128")
+    if any(number < _MULTIPLE or number % _MULTIPLE for number in pair):
+        near = "x".join(str(max(1, round(n / _MULTIPLE)) * _MULTIPLE) for n in pair)
+        raise ValueError(f"must be multiples of {_MULTIPLE}, at least {_MULTIPLE}; the nearest: {near}")
+    return pair[0], pair[1]
+
+
+def steps(value: Any) -> int:
+    """At least 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError("must be a whole number of at least 1, for example 4")
+    return value
+
+
+def sigmas(value: Any) -> tuple[float, ...]:
+    """A list of falling noise levels, or text with commas between them."""
+    from danqing.sampling.schedule import check_sigmas
+
+    rule = "must be falling noise levels from at most 1 to 0, for example 1,0.9,0.75,0.5"
+    try:
+        levels = [float(level) for level in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(levels, list) or any(type(n) not in (int, float) for n in levels):
+            raise ValueError
+        check_sigmas(levels)
+    except ValueError:
+        raise ValueError(rule) from None
+    return tuple(float(level) for level in levels)
+
+
+def guidance(value: Any) -> float:
+    """A finite number; 1 is none."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError("must be a finite number, for example 4 (1 is no guidance)")
+    return float(value)
+
+
+def adapters(value: Any) -> dict[str, float]:
+    """Names and strengths."""
+    pairs = value.items() if isinstance(value, dict) else [(None, None)]
+    if not all(type(n) in (int, float) and math.isfinite(n) for _, n in pairs):
+        raise ValueError('must be names with strengths, for example {"style.safetensors": 0.8}')
+    return {text(name): float(strength) for name, strength in pairs}
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "prompt": prompt,
+    "negative": text,
+    "seed": seed,
+    "size": size,
+    "steps": steps,
+    "sigmas": sigmas,
+    "guidance": guidance,
+    "adapters": adapters,
+}

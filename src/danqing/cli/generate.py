@@ -1,0 +1,162 @@
+"""``danqing generate``: from prompts to files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danqing.cli import jobs, names, options, prompts
+from danqing.cli.output import Output
+from danqing.cli.painting import open_model, paint
+from danqing.cli.terminal import say, say_json, warn
+from danqing.types import BLANK, Request, Result
+
+FILES, PICTURE = "Prompts and files", "Picture"
+Prompts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT...", help="What to paint, in English or Chinese."),
+]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="More prompts: .txt with one per line, or .jsonl with a JSON object per line.",
+        rich_help_panel=FILES,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH", help="Folder, or a .png name for one picture.", rich_help_panel=FILES
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace files of the same name (else they get -2, -3, ...).",
+        rich_help_panel=FILES,
+    ),
+]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="The picture's own noise; may be given again. [default: drawn by chance and shown]",
+        show_default=False,
+        rich_help_panel=PICTURE,
+    ),
+]
+Count = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Pictures per prompt, with the seeds N, N+1, ... from --seed.",
+        rich_help_panel=PICTURE,
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH", help="Width and height, multiples of 16.", rich_help_panel=PICTURE
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Steps from noise to picture.", rich_help_panel=PICTURE),
+]
+Sigmas = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,0.9,...", help="Noise levels, in place of --steps.", rich_help_panel=PICTURE
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="How strongly the prompt pulls; 1 is none and twice as fast.",
+        rich_help_panel=PICTURE,
+    ),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="What to steer away from (guidance > 1).", rich_help_panel=PICTURE
+    ),
+]
+Throughput = Annotated[
+    bool,
+    typer.Option(
+        "--throughput",
+        help="Paint more at once where that may change bits of a picture.",
+        rich_help_panel=options.MACHINE,
+    ),
+]
+HELP = """Paint pictures from prompts.
+
+Prints the path of each picture as it is finished. Every picture carries its recipe, with which
+`danqing reproduce` paints it again.
+
+The options hold for every prompt. A line of a .jsonl file may set any field of its own (prompt,
+negative, seed, size, steps, sigmas, guidance, adapters), which then stands above the option.
+Picture options that are not given take the model's defaults.
+"""
+EPILOG = (
+    'Example: danqing generate "a red fox" "一只红色的狐狸" --seed 7 --count 4 --size 128x128\n\n'
+    "Example: danqing generate --prompts prompts.jsonl --out pictures/ --json"
+)
+
+
+def generate(
+    prompt: Prompts = None,
+    prompts_file: PromptsFile = None,
+    out: Out = "outputs",
+    overwrite: Overwrite = False,
+    as_json: options.Json = False,
+    seed: Seeds = None,
+    count: Count = 1,
+    size: Size = None,
+    steps: Steps = None,
+    sigmas: Sigmas = None,
+    guidance: Guidance = None,
+    negative: Negative = None,
+    model: options.Model = "mini",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    throughput: Throughput = False,
+) -> None:
+    """Paint pictures from prompts."""
+    drafts = prompts.gather(prompt or [], prompts_file)
+    picture = {"negative": negative, "size": size, "steps": steps}
+    picture |= {"sigmas": sigmas, "guidance": guidance}
+    todo = jobs.combine(drafts, jobs.read_options(picture), seed or [], count)
+    with Output(out, count=len(todo), overwrite=overwrite) as output:
+        pipe = open_model(model, device, dtype, threads, throughput=throughput)
+        requests = jobs.check(pipe, todo)
+        _warn_of_negative(requests)
+        paths = output.reserve([names.stem(r.prompt, r.seed) for r in requests])
+        finished = 0
+        try:
+            for result in paint(pipe, requests):
+                path = output.save(result.image, result.recipe, paths[result.index])
+                finished += 1
+                _tell(result, path, as_json=as_json)
+        except KeyboardInterrupt:
+            told = f"{finished} of {len(requests)} pictures are finished and whole"
+            raise KeyboardInterrupt(told) from None
+
+
+def _warn_of_negative(requests: list[Request]) -> None:
+    if any(r.negative != BLANK and r.guidance is not None and r.guidance <= 1 for r in requests):
+        warn("the negative prompt has no effect at guidance 1; give --guidance above 1")
+
+
+def _tell(result: Result, path: Path, *, as_json: bool) -> None:
+    if not as_json:
+        return say(str(path))
+    record = {"path": str(path), "seed": result.request.seed, "recipe": result.recipe}
+    say_json({**record, "timings": result.timings})

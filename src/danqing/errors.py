@@ -1,0 +1,36 @@
+"""Everything that danqing raises for a user's mistake.
+
+    DanqingError
+    |- RequestError      a request that cannot be painted: size, steps, prompt, seed, ...
+    |- ModelError        a model that cannot be found, or whose folder or configuration is wrong
+    |  `- WeightsError   a tensor or a weights file that is missing, misshapen, truncated, not finite
+    |- RecipeError       a picture without a recipe, or with one that this model cannot follow
+    `- OutputError       a place where the picture cannot be written
+
+Each message is one line with the value, the limit and the remedy. Mistakes of the program itself
+are assertions.
+"""
+
+
+class DanqingError(ValueError):
+    """The root of the tree: catch this one to catch all."""
+
+
+class RequestError(DanqingError):
+    """A request that cannot be painted."""
+
+
+class ModelError(DanqingError):
+    """A model that cannot be found or opened."""
+
+
+class WeightsError(ModelError):
+    """A weights file that does not fit the network or is damaged."""
+
+
+class RecipeError(DanqingError):
+    """A picture whose recipe is missing or belongs to another model."""
+
+
+class OutputError(DanqingError):
+    """A place where results cannot be written."""

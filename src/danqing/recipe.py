@@ -1,0 +1,239 @@
+"""The recipe of a picture: everything needed to paint it again, written into its PNG.
+
+Knows the recipe's fields, the two text chunks that carry it (``danqing``: JSON, for danqing;
+``parameters``: a line of text that other tools read) and how a file is written so that it is whole
+or absent. Does not know pipelines, tensors or names of files.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from danqing.errors import OutputError, RecipeError
+from danqing.types import BLANK, Request
+from danqing.version import __version__
+
+_CHUNK = "danqing"
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "create that folder first or choose another one",
+}
+# What Pillow raises, by version and kind of damage, for a file that is no whole PNG.
+_DAMAGE = (SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "prompt": str,
+    "negative": str,
+    "seed": int,
+    "size": list,
+    "sigmas": list,
+    "guidance": (int, float),
+    "adapters": dict,
+    "profile": dict,
+    "pixels_sha256": str,
+}
+
+
+def make(
+    request: Request,
+    model_id: str,
+    fingerprint: str,
+    sigmas: Sequence[float],
+    profile: Mapping[str, str],
+    image: Image.Image,
+) -> dict[str, Any]:
+    """The recipe of a painted image, as a dict that JSON can hold.
+
+    ``sigmas`` are the levels that were used, with or without the closing 0.
+    """
+    return {
+        "danqing": __version__,
+        "model": {"id": model_id, "fingerprint": fingerprint},
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "seed": request.seed,
+        "size": list(image.size),
+        "steps": sum(1 for sigma in sigmas if sigma > 0),
+        "sigmas": [float(sigma) for sigma in sigmas],
+        "guidance": 1.0 if request.guidance is None else float(request.guidance),
+        "adapters": dict(request.adapters),
+        "profile": dict(profile),
+        "pixels_sha256": pixels_sha256(image),
+    }
+
+
+def to_request(recipe: Mapping[str, Any]) -> Request:
+    """The request that paints a recipe (as ``read`` gives it) again."""
+    return Request(
+        prompt=recipe["prompt"],
+        negative=recipe["negative"],
+        seed=recipe["seed"],
+        size=(recipe["size"][0], recipe["size"][1]),
+        sigmas=tuple(recipe["sigmas"]),
+        guidance=float(recipe["guidance"]),
+        adapters=dict(recipe["adapters"]),
+    )
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """SHA-256 of the RGB bytes, in hexadecimal."""
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+
+
+def parameters_text(recipe: Mapping[str, Any]) -> str:
+    """The recipe as the ``parameters`` text of AUTOMATIC1111's web UI, which many tools read."""
+    width, height = recipe["size"]
+    settings = {
+        "Steps": recipe["steps"],
+        "Sampler": "Euler",
+        "CFG scale": f"{recipe['guidance']:g}",
+        "Seed": recipe["seed"],
+        "Size": f"{width}x{height}",
+        "Model": _quoted(recipe["model"]["id"]),
+        "Model hash": recipe["model"]["fingerprint"].rpartition(":")[2][:10],
+        "Version": f"danqing {recipe['danqing']}",
+    }
+    lines = [recipe["prompt"]]
+    if recipe["negative"].strip(BLANK):
+        lines.append(f"Negative prompt: {recipe['negative']}")
+    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
+    return "\n".join(lines).replace("\0", "")  # a PNG text chunk may not hold NUL
+
+
+def _quoted(value: str) -> str:
+    """A value as that text quotes it: only where it would be taken for several."""
+    return json.dumps(value, ensure_ascii=False) if any(c in value for c in ",:\n") else value
+
+
+def save_png(
+    image: Image.Image,
+    recipe: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the image with its recipe: the whole file appears under ``path``, or nothing does.
+
+    Raises:
+        OutputError: the file exists already (its cause is then a ``FileExistsError``), or the
+            folder cannot be written, or is full.
+    """
+    chunks = PngInfo()
+    # `add_text` takes an iTXt chunk where the text is not Latin-1.
+    chunks.add_text(_CHUNK, json.dumps(recipe, ensure_ascii=False))
+    chunks.add_text("parameters", parameters_text(recipe))
+    png = io.BytesIO()
+    image.convert("RGB").save(png, format="PNG", pnginfo=chunks)
+    try:
+        _publish(png.getvalue(), Path(path), overwrite)
+    except FileExistsError as error:
+        raise OutputError(f"{path} exists; choose another name or allow overwriting") from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> OutputError:
+    """The system's refusal to write ``path``, told with its remedy."""
+    remedy = _REMEDIES.get(error.errno or 0, "choose a folder that you may write to")
+    return OutputError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {remedy}")
+
+
+def _publish(data: bytes, path: Path, overwrite: bool) -> None:
+    temporary = path.with_name(f".danqing-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _move_to_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _move_to_new(temporary: Path, path: Path) -> None:
+    """A rename that refuses to replace: `os.rename` would replace in silence on POSIX."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a power cut, where the system can; the data already do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe in a picture that danqing has painted; ``RecipeError`` where there is none."""
+    text = getattr(open_png(path), "text", {}).get(_CHUNK)
+    if text is None:
+        raise RecipeError(
+            f"{path} carries no recipe; give a PNG as danqing wrote it (many programs drop the "
+            "recipe when they save a picture again)"
+        )
+    try:
+        recipe = json.loads(text)
+        _check(recipe)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path} carries a damaged recipe: {error}; give the original") from error
+    return dict(recipe)
+
+
+def open_png(path: str | os.PathLike[str]) -> Image.Image:
+    """A PNG with its pixels decoded; ``RecipeError`` for anything else."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+            return image
+    except Image.UnidentifiedImageError as error:
+        raise RecipeError(f"{path} is not a PNG; give a picture that danqing wrote") from error
+    except OSError as error:
+        remedy = "check the name" if error.errno else "the file is cut short; give the original"
+        raise RecipeError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    except _DAMAGE as error:
+        raise RecipeError(f"{path} is a damaged PNG ({error}); give the original") from error
+
+
+def _check(recipe: Any) -> None:
+    """``ValueError`` unless all fields that painting needs are there and of their types."""
+    if not isinstance(recipe, dict):
+        raise ValueError(f"it is a JSON {type(recipe).__name__}, not an object")
+    for name, kind in _FIELDS.items():
+        if name not in recipe:
+            raise ValueError(f"field {name!r} is missing")
+        if not isinstance(recipe[name], kind) or isinstance(recipe[name], bool):
+            raise ValueError(f"field {name!r} is {recipe[name]!r}")
+    if not all(isinstance(recipe["model"].get(name), str) for name in ("id", "fingerprint")):
+        raise ValueError("field 'model' lacks its id or fingerprint")
+    if len(recipe["size"]) != 2 or not all(type(pixels) is int for pixels in recipe["size"]):
+        raise ValueError(f"field 'size' is {recipe['size']!r}")
+    numbers = [*recipe["sigmas"], *recipe["adapters"].values()]
+    if not recipe["sigmas"] or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("the numbers of 'sigmas' or 'adapters' are not numbers")

@@ -1,0 +1,1 @@
+"""Weights files: names, precision, reading and writing. No pipelines, no prompts."""

@@ -1,0 +1,84 @@
+"""Writing a model folder in the diffusers layout, which diffusers itself opens."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from danqing.errors import OutputError
+from danqing.weights import loader, vae_fold
+from danqing.weights.files import TensorFiles, dtype_named
+from danqing.weights.hub import find
+from danqing.weights.model import STEMS, build, check_parts, fill, names_of
+from danqing.weights.names import NAMES, Names
+
+
+def export(model: str, folder: Path, dtype: str | None = None) -> None:
+    """Write a copy of a model, by danqing's own reading of it.
+
+    Args:
+        model: a name that ``danqing.load`` takes.
+        folder: where to; must not exist, or be empty.
+        dtype: of the weights; the files' own by default.
+    """
+    source = find(model)
+    check_parts(source)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not an empty folder; choose another")
+    for component, network in build(source).items():
+        with TensorFiles(source / component, STEMS[component]) as files:
+            names = names_of(component, files)
+            kept = dtype_named(dtype) if dtype else files.read(next(iter(files.home))).dtype
+            extra = {n: files.read(n).to(kept) for n in files.home if names.skipped(n)}
+        fill(component, network, source, torch.device("cpu"), kept)
+        save_component(component, network, folder, names, kept, extra)
+        network.to("meta")
+    copy_settings(source, folder)
+
+
+def save_component(
+    component: str,
+    network: nn.Module,
+    folder: Path,
+    names: Names | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    extra: dict[str, Tensor] | None = None,
+) -> None:
+    """One network's weights under the published names and shapes."""
+    fold: dict[str, Any] = {}
+    extra = dict(extra or {})
+    if component == "vae":
+        fold = {"unfold": vae_fold.unfold}
+        extra = dict(time_convolutions(network, dtype)) | extra
+    chosen = names or NAMES[component]
+    loader.save(
+        network, folder / component, STEMS[component], chosen, dtype=dtype, extra=extra, **fold
+    )
+
+
+def time_convolutions(vae: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The convolutions over time that the published VAE has: zeros, a single frame runs none."""
+    flags = vae.config.temperal_downsample
+    factor = {"encoder": 1, "decoder": 2}
+    down = [n for n, m in vae.named_modules() if n.endswith(".resample") and "encoder" in n]
+    up = [n for n, m in vae.named_modules() if n.endswith(".resample") and "decoder" in n]
+    for names, wanted in ((down, flags), (up, flags[::-1])):
+        for name, over_time in zip(names, wanted, strict=True):
+            if over_time:
+                place, width = name.removesuffix(".resample"), vae.get_submodule(name)[1].in_channels
+                out = width * factor[name.split(".")[0]]
+                yield f"{place}.time_conv.weight", torch.zeros(out, width, 3, 1, 1, dtype=dtype)
+                yield f"{place}.time_conv.bias", torch.zeros(out, dtype=dtype)
+
+
+def copy_settings(source: Path, folder: Path) -> None:
+    """Everything of a model folder that is not weights."""
+    for path in sorted(source.rglob("*")):
+        target = folder / path.relative_to(source)
+        settings = path.suffix in (".json", ".txt", ".jinja", ".md")
+        if path.is_file() and settings and not path.name.endswith(".index.json"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)

@@ -1,0 +1,161 @@
+"""Reading and writing safetensors: one file, or shards with an index. Nothing is ever unpickled."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from danqing.errors import ModelError, OutputError, WeightsError
+
+SHARD_BYTES = 5 * 1024**3
+
+
+class TensorFiles:
+    """The tensors of a component's folder, opened lazily; a context manager."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.folder = folder
+        self._stack = ExitStack()
+        self._open: dict[Path, Any] = {}
+        self.home = dict(locate(folder, stem, self._handle))
+
+    def __enter__(self) -> "TensorFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._handle(self.home[name]).get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        path = self.home[name]
+        try:
+            return self._handle(path).get_tensor(name)  # type: ignore[no-any-return]
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: cannot read {name} ({error}); fetch the file again") from error
+
+    def _handle(self, path: Path) -> Any:
+        if path not in self._open:
+            try:
+                handle = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(
+                    f"{path} is truncated or not a safetensors file ({error}); fetch it again"
+                ) from error
+            self._open[path] = self._stack.enter_context(handle)
+        return self._open[path]
+
+
+def locate(
+    folder: Path, stem: str, opened: Callable[[Path], Any]
+) -> Iterator[tuple[str, Path]]:
+    """Every tensor's name and file, from the index where there is one."""
+    index = folder / f"{stem}.safetensors.index.json"
+    single = folder / f"{stem}.safetensors"
+    if index.is_file():
+        for name, file in read_json(index)["weight_map"].items():
+            # A file name with a path in it could point anywhere.
+            path = folder / Path(file).name
+            if not path.is_file():
+                raise WeightsError(f"{index.name} names {file}, which is not in {folder}; fetch it")
+            yield name, path
+    elif single.is_file():
+        for name in opened(single).keys():  # noqa: SIM118 (not a dict)
+            yield name, single
+    else:
+        raise ModelError(f"{folder} has no {single.name} and no {index.name}; fetch the folder again")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ModelError where it is missing or broken."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing; this is not a whole model folder") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def write_tensors(folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """Write tensors as they come, in shards of at most ``SHARD_BYTES``, with an index if needed."""
+    shard: dict[str, Tensor] = {}
+    homes: dict[str, int] = {}
+    filled = total = count = 0
+    for name, tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        if shard and filled + size > SHARD_BYTES:
+            _write_draft(folder, count, shard)
+            shard, filled, count = {}, 0, count + 1
+        shard[name] = tensor.contiguous()
+        homes[name] = count
+        filled, total = filled + size, total + size
+    _write_draft(folder, count, shard)
+    _name_shards(folder, stem, count + 1, homes, total)
+
+
+def _write_draft(folder: Path, number: int, tensors: dict[str, Tensor]) -> None:
+    content = serialise(tensors, {"format": "pt"})
+    write_atomic(folder / _draft(number), lambda file: file.write(content))
+
+
+def _draft(number: int) -> str:
+    return f"part-{number:05d}.safetensors"
+
+
+def _name_shards(folder: Path, stem: str, count: int, homes: dict[str, int], total: int) -> None:
+    if count == 1:
+        (folder / _draft(0)).replace(folder / f"{stem}.safetensors")
+        return
+    names = [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    for i, name in enumerate(names):
+        (folder / _draft(i)).replace(folder / name)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: names[i] for name, i in homes.items()},
+    }
+    write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    write_atomic(path, lambda f: f.write(text.encode()))
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Temporary file beside ``path``, fsync, rename: the old file or the new one, never half."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(f"cannot write into {path.parent}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException as error:
+        Path(draft).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
+def dtype_named(name: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ModelError(f"dtype {name!r} is unknown; choose {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,81 @@
+"""The judge: its views are repeatable, its training resumes, its file gives it back."""
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.mini import judge as stage
+from recipes.mini.art import load_bank
+from recipes.mini.concepts import choose_concepts
+from recipes.mini.files import read_json
+from recipes.mini.views import draw_views
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+def test_glyphs_are_premultiplied_and_labelled_in_the_order_of_the_concepts(config, runs):
+    concepts = choose_concepts(config.data.concepts, 3)
+    glyphs, labels = stage.tensors(load_bank(config, concepts, runs), concepts)
+    assert glyphs.shape == (3, 4, stage.GLYPH, stage.GLYPH)
+    assert labels.tolist() == [0, 1, 2]
+    assert (glyphs[:, :3] <= glyphs[:, 3:] + 1e-6).all()
+    middle = stage.GLYPH // 2
+    np.testing.assert_allclose(glyphs[2, :3, middle, middle] * 255, (60, 90, 200), atol=2)
+
+
+def test_views_follow_their_stream_and_stay_in_range():
+    glyphs = torch.rand(6, 4, 96, 96, generator=torch.Generator().manual_seed(0))
+    one, same, other = (
+        draw_views(glyphs, 64, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert one.shape == (6, 3, 64, 64)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.min() >= -1
+    assert one.max() <= 1
+
+
+def test_the_stage_trains_and_its_file_gives_the_judge_back(config, runs, pictures):
+    stage.run(config, runs, None)
+    facts = read_json(runs / "judge" / "judge.json")
+    assert (facts["steps"], facts["classes"]) == (3, 3)
+    assert set(facts["accuracy"]) == {"3d"}
+    judge = stage.load(runs)
+    logits = judge.classify(pictures)
+    assert logits.shape == (5, 3)
+    # Alone or among others, a picture gets the same judgement.
+    torch.testing.assert_close(judge.classify(pictures[2:3])[0], logits[2])
+
+
+def test_a_resumed_training_ends_where_an_unbroken_one_does(config, runs, pictures, monkeypatch):
+    stage.run(config, runs, None)
+    unbroken = stage.load(runs).classify(pictures)
+    for path in (runs / "judge").iterdir():
+        path.unlink()
+    stage.run(config, runs, minutes=0)  # saves step 0 and stops
+    assert read_json(runs / "judge" / "judge.json")["steps"] == 0
+    stage.run(config, runs, None)
+    assert torch.equal(stage.load(runs).classify(pictures), unbroken)
+
+
+def test_accuracy_counts_right_first_guesses(config, runs):
+    judge = stage.Judge(4, 3)
+    judge.classify = lambda images: torch.eye(3)[[0, 1, 1]]
+    assert stage.accuracy(judge, {"3d": [np.zeros((64, 64, 3), np.uint8)] * 3}) == {"3d": 0.6667}
+
+
+def test_a_missing_judge_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the stage `judge` first"):
+        stage.load(tmp_path)
