@@ -26,7 +26,7 @@ from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import ScheduleConfig, schedule
 from recipes.mini.config import BaseStage, Config
 from recipes.mini.files import write_json
-from recipes.mini.loop import Average, Budget, learning_rate, set_learning_rate, train
+from recipes.mini.loop import Average, Budget, Stateful, learning_rate, set_learning_rate, train
 from recipes.mini.muon import Muon
 from recipes.mini.shards import load_pictures
 from recipes.mini.vae import to_bytes
@@ -55,7 +55,7 @@ class Networks(nn.Module):
                 attention_head_dim=stage.width // stage.heads,
                 num_attention_heads=stage.heads,
                 joint_attention_dim=stage.text_width,
-                axes_dims_rope=tuple(stage.axes),
+                axes_dims_rope=stage.axes,
             )
         )
         initialise(self)
@@ -68,7 +68,7 @@ class Networks(nn.Module):
 
 
 def initialise(networks: Networks) -> None:
-    """Small normal weights; modulation and the last layer at zero, so that blocks start as no-ops."""
+    """Small normal weights; modulation and the last layer at zero: blocks start as no-ops."""
     for module in networks.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -100,7 +100,9 @@ class Data:
         ]
         self.blank = tokenizer.encode(BLANK)
 
-    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, list[Any]]:
+    def batch(
+        self, rng: np.random.Generator, size: int, dropout: float
+    ) -> tuple[Tensor, list[Any]]:
         """Patches [size * P, C] of normalised latents and token lists, sorted by caption length."""
         picked = rng.integers(len(self.mean), size=size)
         tokens = [self.caption(rng, i, dropout) for i in picked]
@@ -155,9 +157,16 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
         draw_sheet(shadow, runs, stage, tokenizer)
-        save_file({k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors")
+        save_file(
+            {k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors"
+        )
 
-    parts = {"networks": networks, "muon": muon, "adam": adam, "average": average}
+    parts: dict[str, Stateful] = {
+        "networks": networks,
+        "muon": muon,
+        "adam": adam,
+        "average": average,
+    }
     train(parts, step_fn, budget, runs / "base", on_save)
     write_json(runs / "base" / "config.json", asdict(stage))
 
@@ -209,7 +218,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def draw_sheet(networks: Networks, runs: Path, stage: BaseStage, tokenizer: PromptTokenizer) -> None:
+def draw_sheet(
+    networks: Networks, runs: Path, stage: BaseStage, tokenizer: PromptTokenizer
+) -> None:
     """Pictures of the fixed prompts, guidance 4 and 20 steps, as they would be generated."""
     config = VAEConfig(**read_config(runs / "vae" / "config.json"))
     vae = VAE(config)

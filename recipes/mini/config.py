@@ -7,7 +7,7 @@ are missing, are errors: a setting that is silently ignored would make another m
 import tomllib
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class VAEStage:
-    """The VAE and its training; rates are peaks, ``decay`` the share of steps with a falling rate."""
+    """The VAE and its training; ``decay``: the last share of steps, with a falling rate."""
 
     base_dim: int
     dim_mult: tuple[int, ...]
@@ -139,7 +139,7 @@ def _value(value: Any, name: str, hint: Any) -> Any:
     if get_origin(hint) is dict:
         return {k: section(v, f"{name}.{k}", get_args(hint)[1]) for k, v in value.items()}
     if is_dataclass(hint):
-        return section(value, name, hint)
+        return section(value, name, cast(type[Any], hint))
     expected: type = list if get_origin(hint) is tuple else hint
     # TOML writes 1 for 1.0, and Python counts booleans among the integers.
     if expected is float and type(value) is int:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from danqing.models.text_encoder import TextEncoderConfig
 from danqing.models.tokenizer import PromptTokenizer
-from danqing.models.transformer import TransformerConfig
 from danqing.models.vae import VAE, VAEConfig
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.export import save_component
@@ -69,7 +68,13 @@ def write_settings(folder: Path, networks: Networks, vae: VAE, config: Config) -
     text = text_config(networks.text_encoder.config)
     write_json(folder / "text_encoder" / "config.json", text)
     size = config.data.size
-    card = {"id": "mini", "size": [size, size], "steps": 30, "guidance": 4.0, "sizes": [[size, size]]}
+    card = {
+        "id": "mini",
+        "size": [size, size],
+        "steps": 30,
+        "guidance": 4.0,
+        "sizes": [[size, size]],
+    }
     write_json(folder / "danqing.json", card)
 
 
@@ -121,7 +126,10 @@ def text_config(config: TextEncoderConfig) -> dict[str, Any]:
 
 def vision_tower(width: int) -> dict[str, Tensor]:
     """Zeros in the shapes that the reference's class expects for ``VISION``."""
-    hidden, merged = VISION["hidden_size"], VISION["hidden_size"] * VISION["spatial_merge_size"] ** 2
+    hidden, merged = (
+        VISION["hidden_size"],
+        VISION["hidden_size"] * VISION["spatial_merge_size"] ** 2,
+    )
     patch = (hidden, 3, VISION["temporal_patch_size"], VISION["patch_size"], VISION["patch_size"])
     shapes = {
         "model.visual.patch_embed.proj.weight": patch,

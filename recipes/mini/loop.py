@@ -6,6 +6,7 @@ as if nothing had happened.
 
 import io
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,11 +51,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     first = step = restore(parts, folder / "state.pt")
     started = saved = shown = time.monotonic()
+    stop = on_signal()
     mean = None
-    while step < budget.steps and not spent(started, budget.minutes):
+    while step < budget.steps and not spent(started, budget.minutes) and not stop:
         loss = step_fn(step)
         if not math.isfinite(loss):
-            raise RuntimeError(f"loss is {loss} at step {step}; lower the learning rate in the TOML")
+            raise RuntimeError(
+                f"loss is {loss} at step {step}; lower the learning rate in the TOML"
+            )
         mean = loss if mean is None else mean + 0.02 * (loss - mean)
         step += 1
         now = time.monotonic()
@@ -70,13 +74,19 @@ def train(
     return step
 
 
+def on_signal() -> list[int]:
+    """A list that fills when the run is asked to end (SIGTERM, Ctrl-C): save first, then stop."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: received.append(n))
+    return received
+
+
 def spent(started: float, minutes: float | None) -> bool:
     return minutes is not None and time.monotonic() - started > 60 * minutes
 
 
-def status(
-    folder: Path, step: int, done: int, seconds: float, mean: float, budget: Budget
-) -> None:
+def status(folder: Path, step: int, done: int, seconds: float, mean: float, budget: Budget) -> None:
     rate = done * budget.batch / seconds
     left = (budget.steps - step) * budget.batch / rate / 60
     if budget.minutes is not None:

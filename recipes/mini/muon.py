@@ -8,6 +8,7 @@ matrix at a time; here equal shapes are stacked.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -50,8 +51,9 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
+            grad = cast(Tensor, parameter.grad)
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            updates.append(grad.lerp(state["momentum"], group["momentum"]))
         directions = orthogonalise(torch.stack(updates), int(group["iterations"]))
         rate = group["lr"]
         for parameter, direction in zip(parameters, directions, strict=True):
@@ -67,5 +69,6 @@ def orthogonalise(matrices_BIO: Tensor, iterations: int) -> Tensor:
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, poly, x, beta=a)
     return x.mT if tall else x

@@ -52,7 +52,13 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         shadow.load_state_dict(average.shadow)
         report(shadow, held, runs / "vae", step * stage.batch)
 
-    train({"vae": vae, "optimiser": optimiser, "average": average}, step_fn, budget, runs / "vae", on_save)
+    train(
+        {"vae": vae, "optimiser": optimiser, "average": average},
+        step_fn,
+        budget,
+        runs / "vae",
+        on_save,
+    )
     vae.load_state_dict(average.shadow)
     finish(vae, stage, pictures, runs)
 

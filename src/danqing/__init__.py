@@ -40,7 +40,7 @@ _HOMES = {
     "load": "danqing.engine",
 }
 
-__all__ = [  # noqa: RUF022  (sorted as `sorted` sorts; a test compares it with _HOMES)
+__all__ = [
     "DanqingError",
     "ModelError",
     "OutputError",

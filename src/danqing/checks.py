@@ -30,7 +30,7 @@ def complete(request: Request, defaults: Defaults) -> Request:
         steps = len(sigmas) - 1
     return replace(
         request,
-        size=tuple(request.size or defaults.size),
+        size=request.size or defaults.size,
         steps=defaults.steps if steps is None else steps,
         sigmas=sigmas,
         guidance=defaults.guidance if request.guidance is None else request.guidance,
@@ -76,7 +76,8 @@ def check_size(size: Any, unit: int, text: int) -> None:
     for name, pixels in (("width", width), ("height", height)):
         if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels <= 0 or pixels % unit:
             raise RequestError(
-                f"{name} {pixels!r} must be a positive multiple of {unit} pixels{nearest(pixels, unit)}"
+                f"{name} {pixels!r} must be a positive multiple of {unit} pixels"
+                f"{nearest(pixels, unit)}"
             )
     longest = max(width, height) // unit
     limit = 2 * (MAX_POSITION - text) * unit
@@ -98,7 +99,8 @@ def warn(requests: Sequence[Request], defaults: Defaults, model: str) -> None:
     """Say what has no effect, and what the model was not made for."""
     if any(r.guidance == 1 and r.negative != BLANK for r in requests):
         warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=4)
-    foreign = sorted({r.size for r in requests} - set(defaults.sizes)) if defaults.sizes else []
+    sizes = {r.size for r in requests if r.size is not None}
+    foreign = sorted(sizes - set(defaults.sizes)) if defaults.sizes else []
     if foreign:
         trained = ", ".join(f"{w}x{h}" for w, h in defaults.sizes)
         width, height = foreign[0]

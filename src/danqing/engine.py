@@ -212,7 +212,9 @@ class Pipeline:
         levels = check_sigmas(sigmas)
         if guidance > 1 and negative is None:
             negative = self.encode([BLANK]) * len(text)
-        against = [t.features for t in negative] if negative and guidance > 1 else [None] * len(text)
+        against = (
+            [t.features for t in negative] if negative and guidance > 1 else [None] * len(text)
+        )
         if not len(text) == len(noise) == len(against):
             raise RequestError(
                 f"{len(text)} texts, {len(noise)} noises and {len(against)} negatives: "
@@ -298,9 +300,7 @@ class Pipeline:
         against = dict(zip(map(id, guided), parts[len(jobs) :], strict=True))
         for job, conditional in zip(jobs, parts, strict=False):
             blank = against.get(id(job))
-            job.velocity = (
-                conditional if blank is None else guide(conditional, blank, job.guidance)
-            )
+            job.velocity = conditional if blank is None else guide(conditional, blank, job.guidance)
 
     def _table(self, sigmas: set[float]) -> Modulation:
         """The modulation table of these levels; the last few are kept."""

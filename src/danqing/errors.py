@@ -3,7 +3,7 @@
     DanqingError
     |- RequestError      a request that cannot be painted: size, steps, prompt, seed, ...
     |- ModelError        a model that cannot be found, or whose folder or configuration is wrong
-    |  `- WeightsError   a tensor or a weights file that is missing, misshapen, truncated, not finite
+    |  `- WeightsError   a tensor or a weights file that is missing, misshapen or damaged
     |- RecipeError       a picture without a recipe, or with one that this model cannot follow
     `- OutputError       a place where the picture cannot be written
 

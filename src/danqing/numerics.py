@@ -50,7 +50,7 @@ def vendor() -> str:
 
 @torch.no_grad()
 def rows_are_independent(weight: Tensor) -> bool:
-    """Whether a row's product with ``weight`` has the same bits in a small and in a large matrix."""
+    """Whether a row times ``weight`` has the same bits in a small matrix as in a large one."""
     generator = torch.Generator().manual_seed(0)
     shape = (150, weight.shape[1])
     x = torch.randn(shape, generator=generator).to(weight.device, weight.dtype)

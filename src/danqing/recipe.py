@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from danqing.errors import OutputError, RecipeError
@@ -33,7 +33,14 @@ _REMEDIES = {
     errno.ENOENT: "create that folder first or choose another one",
 }
 # What Pillow raises, by version and kind of damage, for a file that is no whole PNG.
-_DAMAGE = (SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGE = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "prompt": str,
@@ -212,7 +219,7 @@ def open_png(path: str | os.PathLike[str]) -> Image.Image:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             return image
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise RecipeError(f"{path} is not a PNG; give a picture that danqing wrote") from error
     except OSError as error:
         remedy = "check the name" if error.errno else "the file is cut short; give the original"

@@ -92,7 +92,7 @@ def fake_npm(folder, script: str) -> None:
 
 
 def test_npm_is_asked_for_the_exact_version(tmp_path, monkeypatch):
-    # $5 is what follows --pack-destination
+    # $6 is what follows --pack-destination
     fake_npm(tmp_path, 'printf "%s %s" "$1" "$2" > "$6/set-art.tgz"')
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert download("@set/art", "1.2.3") == b"pack @set/art@1.2.3"

@@ -9,7 +9,9 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -31,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     settings = Settings(debug=bool(os.environ.get("DANQING_DEBUG")))
     _print_any_text()
     try:
-        code = _invoke(arguments, settings)
+        with _plain_warnings():
+            code = _invoke(arguments, settings)
         sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last moments
         return code
     except KeyboardInterrupt as error:
@@ -81,6 +84,22 @@ def _tell(message: str) -> None:
     import typer
 
     typer.echo(" ".join(message.split()), err=True)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line each, without the place in the code, and each text once."""
+    told = set()
+
+    def tell(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in told:
+            told.add(str(message))
+            _tell(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell
+        yield
 
 
 def _print_any_text() -> None:

@@ -5,8 +5,13 @@ from typing import Annotated
 import typer
 
 from danqing.cli import Settings
+from danqing.cli.generate import EPILOG as GENERATE_EPILOG
+from danqing.cli.generate import HELP as GENERATE_HELP
 from danqing.cli.generate import generate
 from danqing.cli.model import model_app
+from danqing.cli.options import unwrapped
+from danqing.cli.reproduce import EPILOG as REPRODUCE_EPILOG
+from danqing.cli.reproduce import HELP as REPRODUCE_HELP
 from danqing.cli.reproduce import reproduce
 from danqing.version import __version__
 
@@ -18,8 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog='Example: danqing generate "a red fox" "一只红色的狐狸" --seed 7',
 )
-app.command("generate", no_args_is_help=False)(generate)
-app.command("reproduce")(reproduce)
+app.command("generate", help=unwrapped(GENERATE_HELP), epilog=GENERATE_EPILOG)(generate)
+app.command("reproduce", help=unwrapped(REPRODUCE_HELP), epilog=REPRODUCE_EPILOG)(reproduce)
 app.add_typer(model_app, name="model")
 
 

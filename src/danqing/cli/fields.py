@@ -7,21 +7,32 @@ pipeline's to check.
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from danqing.errors import RequestError
 
 SEED_LIMIT = 2**63
 _MULTIPLE = 16
+Value = TypeVar("Value")
 
 
-def parse(field: str, value: Any, label: str) -> Any:
-    """``value`` as the Request's ``field`` holds it; ``label`` names its origin in the error."""
+def parse(read: Callable[[Any], Value], value: Any, label: str) -> Value:
+    """What ``read`` makes of the value; ``label`` says in the error whose value it is."""
     try:
-        return READERS[field](value)
+        return read(value)
     except ValueError as error:
         shown = value if isinstance(value, int | float) else repr(value)
         raise RequestError(f"{label} {shown} {error}") from None
+
+
+def number(value: str) -> int | float | str:
+    """An option's text as the number that it means; any other text as it is."""
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", value):
+        return int(value)
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def prompt(value: Any) -> str:
@@ -51,17 +62,21 @@ def seed(value: Any) -> int:
 
 def size(value: Any) -> tuple[int, int]:
     """WxH, or a list of the two."""
-    match = re.fullmatch(r"(\d{1,6})\s*[xX×]\s*(\d{1,6})", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(\d{1,6})\s*[xX×]\s*(\d{1,6})", value) if isinstance(value, str) else None
+    )
     pair = [int(number) for number in match.groups()] if match else value
     if not isinstance(pair, list) or len(pair) != 2 or any(type(n) is not int for n in pair):
         raise ValueError("must be WIDTHxHEIGHT in pixels, for example 128x128")
     if any(number < _MULTIPLE or number % _MULTIPLE for number in pair):
         near = "x".join(str(max(1, round(n / _MULTIPLE)) * _MULTIPLE) for n in pair)
-        raise ValueError(f"must be multiples of {_MULTIPLE}, at least {_MULTIPLE}; the nearest: {near}")
+        raise ValueError(
+            f"must be multiples of {_MULTIPLE}, at least {_MULTIPLE}; the nearest: {near}"
+        )
     return pair[0], pair[1]
 
 
-def steps(value: Any) -> int:
+def count(value: Any) -> int:
     """At least 1."""
     if type(value) is not int or value < 1:
         raise ValueError("must be a whole number of at least 1, for example 4")
@@ -84,18 +99,18 @@ def sigmas(value: Any) -> tuple[float, ...]:
 
 
 def guidance(value: Any) -> float:
-    """A finite number; 1 is none."""
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError("must be a finite number, for example 4 (1 is no guidance)")
+    """A finite number from 1; 1 is none."""
+    if type(value) not in (int, float) or not math.isfinite(value) or value < 1:
+        raise ValueError("must be a number from 1 (none) upwards, for example 4")
     return float(value)
 
 
 def adapters(value: Any) -> dict[str, float]:
     """Names and strengths."""
-    pairs = value.items() if isinstance(value, dict) else [(None, None)]
-    if not all(type(n) in (int, float) and math.isfinite(n) for _, n in pairs):
+    strengths: Any = value.values() if isinstance(value, dict) else [None]
+    if not all(type(n) in (int, float) and math.isfinite(n) for n in strengths):
         raise ValueError('must be names with strengths, for example {"style.safetensors": 0.8}')
-    return {text(name): float(strength) for name, strength in pairs}
+    return {text(name): float(strength) for name, strength in value.items()}
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -103,7 +118,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "negative": text,
     "seed": seed,
     "size": size,
-    "steps": steps,
+    "steps": count,
     "sigmas": sigmas,
     "guidance": guidance,
     "adapters": adapters,

@@ -1,20 +1,25 @@
 """``danqing generate``: from prompts to files."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from danqing.cli import jobs, names, options, prompts
+from danqing.cli import fields, jobs, names, options, prompts
 from danqing.cli.output import Output
 from danqing.cli.painting import open_model, paint
-from danqing.cli.terminal import say, say_json, warn
-from danqing.types import BLANK, Request, Result
+from danqing.cli.prompts import Draft
+from danqing.cli.terminal import note, say, say_json
+from danqing.types import Request, Result
+
+if TYPE_CHECKING:
+    from danqing.engine import Pipeline
 
 FILES, PICTURE = "Prompts and files", "Picture"
 Prompts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="PROMPT...", help="What to paint, in English or Chinese."),
+    typer.Argument(metavar="PROMPT", help="What to paint, in English or Chinese."),
 ]
 PromptsFile = Annotated[
     Path | None,
@@ -40,17 +45,17 @@ Overwrite = Annotated[
     ),
 ]
 Seeds = Annotated[
-    list[int] | None,
+    list[str] | None,
     typer.Option(
         "--seed",
         metavar="N",
-        help="The picture's own noise; may be given again. [default: drawn by chance and shown]",
+        help="The picture's own noise; may be given again. \\[default: drawn by chance, and shown]",
         show_default=False,
         rich_help_panel=PICTURE,
     ),
 ]
 Count = Annotated[
-    int,
+    str,
     typer.Option(
         metavar="N",
         help="Pictures per prompt, with the seeds N, N+1, ... from --seed.",
@@ -59,12 +64,10 @@ Count = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(
-        metavar="WxH", help="Width and height, multiples of 16.", rich_help_panel=PICTURE
-    ),
+    typer.Option(metavar="WxH", help="Width and height, multiples of 16.", rich_help_panel=PICTURE),
 ]
 Steps = Annotated[
-    int | None,
+    str | None,
     typer.Option(metavar="N", help="Steps from noise to picture.", rich_help_panel=PICTURE),
 ]
 Sigmas = Annotated[
@@ -74,7 +77,7 @@ Sigmas = Annotated[
     ),
 ]
 Guidance = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="X",
         help="How strongly the prompt pulls; 1 is none and twice as fast.",
@@ -117,7 +120,7 @@ def generate(
     overwrite: Overwrite = False,
     as_json: options.Json = False,
     seed: Seeds = None,
-    count: Count = 1,
+    count: Count = "1",
     size: Size = None,
     steps: Steps = None,
     sigmas: Sigmas = None,
@@ -133,26 +136,30 @@ def generate(
     drafts = prompts.gather(prompt or [], prompts_file)
     picture = {"negative": negative, "size": size, "steps": steps}
     picture |= {"sigmas": sigmas, "guidance": guidance}
-    todo = jobs.combine(drafts, jobs.read_options(picture), seed or [], count)
+    seeds = jobs.read_seeds(seed or [])
+    num = fields.parse(fields.count, fields.number(count), "--count")
+    todo = jobs.combine(drafts, jobs.read_options(picture), seeds, num)
     with Output(out, count=len(todo), overwrite=overwrite) as output:
         pipe = open_model(model, device, dtype, threads, throughput=throughput)
-        requests = jobs.check(pipe, todo)
-        _warn_of_negative(requests)
-        paths = output.reserve([names.stem(r.prompt, r.seed) for r in requests])
-        finished = 0
-        try:
-            for result in paint(pipe, requests):
-                path = output.save(result.image, result.recipe, paths[result.index])
-                finished += 1
-                _tell(result, path, as_json=as_json)
-        except KeyboardInterrupt:
-            told = f"{finished} of {len(requests)} pictures are finished and whole"
-            raise KeyboardInterrupt(told) from None
+        jobs.check(pipe, todo)
+        _tell_drawn(seeds, drafts)
+        _paint_files(pipe, [job.request for job in todo], output, as_json=as_json)
 
 
-def _warn_of_negative(requests: list[Request]) -> None:
-    if any(r.negative != BLANK and r.guidance is not None and r.guidance <= 1 for r in requests):
-        warn("the negative prompt has no effect at guidance 1; give --guidance above 1")
+def _paint_files(
+    pipe: "Pipeline", requests: Sequence[Request], output: Output, *, as_json: bool
+) -> None:
+    """Each picture to its file, as soon as it is finished."""
+    paths = output.reserve([names.stem(r.prompt, r.seed) for r in requests])
+    finished = 0
+    try:
+        for result in paint(pipe, requests):
+            path = output.save(result.image, result.recipe, paths[result.index])
+            finished += 1
+            _tell(result, path, as_json=as_json)
+    except KeyboardInterrupt:
+        told = f"{finished} of {len(requests)} pictures are finished and whole"
+        raise KeyboardInterrupt(told) from None
 
 
 def _tell(result: Result, path: Path, *, as_json: bool) -> None:
@@ -160,3 +167,9 @@ def _tell(result: Result, path: Path, *, as_json: bool) -> None:
         return say(str(path))
     record = {"path": str(path), "seed": result.request.seed, "recipe": result.recipe}
     say_json({**record, "timings": result.timings})
+
+
+def _tell_drawn(seeds: jobs.Seeds, drafts: Sequence[Draft]) -> None:
+    if seeds.drawn and not all("seed" in draft.fields for draft in drafts):
+        seed = seeds.values[0]
+        note(f"seed {seed} (drawn by chance; --seed {seed} paints the same again)")

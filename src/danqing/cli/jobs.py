@@ -1,13 +1,13 @@
 """From drafts and options to the list of requests: whose value holds, which seeds, how many."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from danqing.cli import fields
 from danqing.cli.prompts import Draft
-from danqing.cli.terminal import note, warn
+from danqing.cli.terminal import warn
 from danqing.errors import RequestError
 from danqing.types import Request
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Two ways to say one thing: a line that sets either one is not given the other.
 _SAME = {"steps": ("steps", "sigmas"), "sigmas": ("steps", "sigmas")}
-_DRAWN_SEEDS = 2**32  # short enough to type again
+_NUMBERS = ("steps", "guidance")
 
 
 @dataclass(frozen=True)
@@ -27,31 +27,46 @@ class Job:
     origin: str
 
 
-def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options as fields of a Request; ``None`` is one that was not given."""
+@dataclass(frozen=True)
+class Seeds:
+    """For the prompts that set none; ``drawn`` by chance, or given."""
+
+    values: list[int]
+    drawn: bool
+
+
+def read_options(options: Mapping[str, str | None]) -> dict[str, Any]:
+    """The texts of the options as fields of a Request; ``None`` is one that was not given."""
     given = {name: value for name, value in options.items() if value is not None}
     if "steps" in given and "sigmas" in given:
         raise RequestError("both --steps and --sigmas; give one of them")
-    return {name: fields.parse(name, value, f"--{name}") for name, value in given.items()}
+    values = {k: fields.number(v) if k in _NUMBERS else v for k, v in given.items()}
+    return {k: fields.parse(fields.READERS[k], v, f"--{k}") for k, v in values.items()}
+
+
+def read_seeds(texts: Sequence[str]) -> Seeds:
+    """The values of ``--seed``, or one by chance, short enough to type again."""
+    if not texts:
+        return Seeds([secrets.randbelow(2**32)], drawn=True)
+    values = [fields.parse(fields.seed, fields.number(text), "--seed") for text in texts]
+    return Seeds(values, drawn=False)
 
 
 def combine(
-    drafts: Sequence[Draft], options: Mapping[str, Any], seeds: Sequence[int], count: int
+    drafts: Sequence[Draft], options: Mapping[str, Any], seeds: Seeds, count: int
 ) -> list[Job]:
     """A job for every draft and seed. What a draft sets itself stands above the options."""
-    if count < 1:
-        raise RequestError(f"--count {count} must be a whole number of at least 1")
-    if count > 1 and len(seeds) > 1:
+    if count > 1 and len(seeds.values) > 1:
         raise RequestError(
-            f"--count {count} with {len(seeds)} seeds; give the first --seed only, or all of them"
+            f"--count {count} with {len(seeds.values)} seeds; give the first --seed only, "
+            "or all of them without --count"
         )
-    starts = [fields.parse("seed", seed, "--seed") for seed in seeds] or [_drawn_seed(drafts)]
-    _warn_of_idle([*options, "seed"] if seeds else list(options), drafts)
+    _warn_of_idle(options if seeds.drawn else [*options, "seed"], drafts)
     jobs = []
     for draft in drafts:
         own = draft.fields
         given = {k: v for k, v in options.items() if not _sets(draft, k)}
-        for start in [own["seed"]] if "seed" in own else starts:
+        for start in [own["seed"]] if "seed" in own else seeds.values:
             for seed in _run_of_seeds(start, count):
                 jobs.append(Job(Request(**{**given, **own, "seed": seed}), draft.origin))
     return jobs
@@ -70,29 +85,21 @@ def _sets(draft: Draft, name: str) -> bool:
     return any(same in draft.fields for same in _SAME.get(name, (name,)))
 
 
-def _drawn_seed(drafts: Sequence[Draft]) -> int:
-    """A seed by chance, told, so that the pictures can be painted again."""
-    seed = secrets.randbelow(_DRAWN_SEEDS)
-    if not all(_sets(draft, "seed") for draft in drafts):
-        note(f"seed {seed} (drawn by chance; --seed {seed} paints the same again)")
-    return seed
-
-
-def _warn_of_idle(options: Sequence[str], drafts: Sequence[Draft]) -> None:
+def _warn_of_idle(options: Iterable[str], drafts: Sequence[Draft]) -> None:
     for name in options:
         if all(_sets(draft, name) for draft in drafts):
             warn(f"--{name} has no effect: every line of the prompts file sets its own")
 
 
-def check(pipe: "Pipeline", jobs: Sequence[Job]) -> list[Request]:
-    """The requests with the model's defaults filled in; an error names the job that is at fault."""
-    requests = [job.request for job in jobs]
+def check(pipe: "Pipeline", jobs: Sequence[Job]) -> None:
+    """Raise what the pipeline says of requests that it cannot paint, naming the job at fault."""
     try:
-        return pipe.check(requests)
+        pipe.check([job.request for job in jobs])
     except RequestError:
-        for job in jobs if len(jobs) > 1 else []:
+        for job in jobs:
             try:
                 pipe.check([job.request])
             except RequestError as error:
-                raise RequestError(f"{job.origin.rstrip(':')}: {error}") from error
+                origin = f"{job.origin}: " if job.origin else ""
+                raise RequestError(f"{origin}{error}") from error
         raise

@@ -1,6 +1,6 @@
 """Options that several commands share, declared once."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -10,25 +10,25 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="DEVICE",
-        help="Where to compute: cpu, cuda, cuda:1, ... [default: the best one here]",
+        help="Where to compute: cpu, cuda, cuda:1, ... \\[default: cuda, else cpu]",
         rich_help_panel=MACHINE,
         show_default=False,
     ),
 ]
-DtypeName = Literal["float32", "bfloat16", "float16"]
 Dtype = Annotated[
-    DtypeName | None,
+    str | None,
     typer.Option(
-        help="Precision of the weights. [default: the model's own]",
+        metavar="DTYPE",
+        help="Precision: float32, bfloat16 or float16. \\[default: what suits the device]",
         rich_help_panel=MACHINE,
         show_default=False,
     ),
 ]
 Threads = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         metavar="N",
-        help="CPU threads. They change the time, never the picture. [default: all]",
+        help="CPU threads. They change the time, never the picture. \\[default: all]",
         rich_help_panel=MACHINE,
         show_default=False,
     ),
@@ -45,3 +45,8 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object per line on stdout, for programs."),
 ]
+
+
+def unwrapped(text: str) -> str:
+    """Help text with each paragraph on one line, as typer needs it to fill the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

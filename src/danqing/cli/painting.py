@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import danqing
+from danqing.cli import fields
 from danqing.cli.terminal import busy, console, watched
-from danqing.errors import RequestError
 from danqing.types import Progress, Request, Result
 
 if TYPE_CHECKING:
@@ -20,22 +20,23 @@ def open_model(
     model: str,
     device: str | None,
     dtype: str | None,
-    threads: int | None,
+    threads: str | None,
     *,
     throughput: bool = False,
 ) -> "Pipeline":
     """``danqing.load`` with a spinner."""
-    if threads is not None and threads < 1:
-        raise RequestError(f"--threads {threads} must be a whole number of at least 1")
+    num_threads = None
+    if threads is not None:
+        num_threads = fields.parse(fields.count, fields.number(threads), "--threads")
     with busy(f"loading {model}"):
         return danqing.load(
-            model, device=device, dtype=dtype, threads=threads, throughput=throughput
+            model, device=device, dtype=dtype, threads=num_threads, throughput=throughput
         )
 
 
 def paint(pipe: "Pipeline", requests: Sequence[Request]) -> Iterator[Result]:
     """The results as they are finished; while the caller handles one, the bar is out of its way."""
-    with _Bar(requests) as bar:
+    with _Bar(requests, pipe.defaults.steps) as bar:
         for event in pipe.stream(requests):
             if isinstance(event, Progress):
                 bar.step(event)
@@ -48,11 +49,11 @@ def paint(pipe: "Pipeline", requests: Sequence[Request]) -> Iterator[Result]:
 class _Bar:
     """All steps of all pictures as one bar on stderr. The decode counts as one step more."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[Request], default_steps: int) -> None:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichBar
 
-        self._totals = [_num_steps(request) + 1 for request in requests]
+        self._totals = [_num_steps(request, default_steps) + 1 for request in requests]
         self._done = [0] * len(requests)
         self._finished = 0
         self._bar = RichBar(
@@ -75,7 +76,10 @@ class _Bar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._stop()
 
@@ -113,7 +117,7 @@ class _Bar:
             self._bar.stop()
 
 
-def _num_steps(request: Request) -> int:
+def _num_steps(request: Request, default: int) -> int:
     if request.sigmas is not None:
         return sum(1 for sigma in request.sigmas if sigma > 0)
-    return request.steps or 1
+    return request.steps or default

@@ -18,7 +18,7 @@ _GIVE_ONE = 'give one, for example: danqing generate "a red fox"'
 
 @dataclass(frozen=True)
 class Draft:
-    """Some fields of a Request, ``prompt`` always among them."""
+    """Some fields of a Request, ``prompt`` always among them; no origin where there is but one."""
 
     origin: str
     fields: dict[str, Any]
@@ -28,8 +28,9 @@ def gather(arguments: Sequence[str], file: Path | None) -> list[Draft]:
     """The drafts of the arguments, then those of the file; at least one."""
     drafts = []
     for place, prompt in enumerate(arguments, start=1):
-        origin = "prompt" if len(arguments) == 1 else f"prompt {place}"
-        drafts.append(Draft(origin, {"prompt": fields.parse("prompt", prompt, origin)}))
+        origin = f"prompt {place}" if len(arguments) > 1 else ""
+        text = fields.parse(fields.prompt, prompt, origin or "prompt")
+        drafts.append(Draft(origin, {"prompt": text}))
     if file is not None:
         drafts += read(file)
     if not drafts:
@@ -61,11 +62,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise RequestError(f"cannot read {path}: {error.strerror}; check the name") from error
     # Not `splitlines`, which also parts at characters that JSON and prompts may hold.
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        origin = f"{path} line {number}:"
+        origin = f"{path} line {number}"
         try:
             line = raw.decode().strip()
         except UnicodeDecodeError as error:
-            raise RequestError(f"{origin} {error.reason}; save the file as UTF-8") from error
+            raise RequestError(f"{origin}: {error.reason}; save the file as UTF-8") from error
         if line:
             yield origin, line
 
@@ -75,13 +76,13 @@ def _record(line: str, origin: str) -> dict[str, Any]:
         record = json.loads(line, object_pairs_hook=_without_repeats, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         raise RequestError(
-            f"{origin} not JSON ({error.msg} at column {error.colno}); "
+            f"{origin}: not JSON ({error.msg} at column {error.colno}); "
             'write one object per line, for example {"prompt": "a red fox", "seed": 7}'
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{origin} not JSON ({error})") from error
+        raise RequestError(f"{origin}: not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise RequestError(f'{origin} must be an object, for example {{"prompt": "a red fox"}}')
+        raise RequestError(f'{origin}: must be an object, for example {{"prompt": "a red fox"}}')
     return record
 
 
@@ -101,10 +102,11 @@ def _fields(record: dict[str, Any], origin: str) -> dict[str, Any]:
     for name in record:
         if name not in fields.READERS:
             known = ", ".join(fields.READERS)
-            raise RequestError(f"{origin} unknown field {name!r}; the fields are {known}")
+            raise RequestError(f"{origin}: unknown field {name!r}; the fields are {known}")
     if record.get("prompt") is None:
-        raise RequestError(f'{origin} no prompt; write for example {{"prompt": "a red fox"}}')
+        raise RequestError(f'{origin}: no prompt; write for example {{"prompt": "a red fox"}}')
     given = {name: value for name, value in record.items() if value is not None}
     if "steps" in given and "sigmas" in given:
-        raise RequestError(f"{origin} both steps and sigmas; give one of them")
-    return {name: fields.parse(name, v, f"{origin} {name}") for name, v in given.items()}
+        raise RequestError(f"{origin}: both steps and sigmas; give one of them")
+    readers = fields.READERS
+    return {k: fields.parse(readers[k], v, f"{origin}: {k}") for k, v in given.items()}

@@ -1,9 +1,9 @@
-"""``danqing reproduce``: paint pictures again from their recipes and compare."""
+"""``danqing reproduce``: paint pictures again from their recipes, and compare."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,24 +17,143 @@ from danqing.cli.terminal import say, say_json
 from danqing.errors import RecipeError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from danqing.engine import Pipeline
+    from danqing.types import Result
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Pictures that danqing has painted.")
+    list[Path], typer.Argument(metavar="FILE", help="Pictures that danqing has painted.")
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Where the model is now, if not where the recipe says.",
+        help="Where the model is, if not where the recipe says.",
         rich_help_panel=options.MACHINE,
     ),
 ]
 Out = Annotated[
     str | None,
-    typer.Option(metavar="FOLDER", help="Keep the repainted pictures here. [default: not kept]"),
+    typer.Option(metavar="FOLDER", help="Keep the new pictures there. \\[default: not kept]"),
 ]
-"""E
-echo
+HELP = """Paint pictures again from the recipes that they carry, and compare.
+
+Says `equal` for a picture if all its pixels came out the same, else how far off they are and what
+differs between the machine that painted it and this one. Device and precision are the recipe's
+own, where this machine has them, unless options say otherwise.
+
+Exit code: 0 if all are equal, 1 if one differs, 2 if one cannot be painted again.
+"""
+EPILOG = "Example: danqing reproduce outputs/a-red-fox-7.png"
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture as it was found."""
+
+    path: Path
+    recipe: dict[str, Any]
+    pixels_sha256: str  # of the file; a program may have changed it since the recipe was written
+
+    @property
+    def setting(self) -> tuple[str, str | None, str | None]:
+        """Model, device and dtype that it asks for. A missing GPU falls back to what is here."""
+        profile = self.recipe["profile"]
+        device = "cpu" if profile.get("device") == "cpu" else None
+        return self.recipe["model"]["id"], device, profile.get("dtype")
+
+
+def reproduce(
+    files: Files,
+    out: Out = None,
+    as_json: options.Json = False,
+    model: Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+) -> None:
+    """Paint pictures again from the recipes that they carry, and compare."""
+    originals = [read(path) for path in files]
+    settings = dict.fromkeys(original.setting for original in originals)
+    all_equal = True
+    place = Output(out, count=len(files), overwrite=False) if out is not None else nullcontext()
+    with place as output:
+        for setting in settings:  # one model in memory at a time
+            own_model, own_device, own_dtype = setting
+            pipe = open_model(model or own_model, device or own_device, dtype or own_dtype, threads)
+            group = [original for original in originals if original.setting == setting]
+            for original, result in repaint(pipe, group):
+                report = compared(original, result)
+                if output is not None:
+                    path = output.reserve([original.path.stem])[0]
+                    report["out"] = str(output.save(result.image, result.recipe, path))
+                all_equal = all_equal and report["equal"]
+                say_json(report) if as_json else say(told(report))
+    raise typer.Exit(0 if all_equal else 1)
+
+
+def read(path: Path) -> Original:
+    """A picture, its recipe, and the hash of the pixels that it has now."""
+    return Original(path, recipes.read(path), recipes.pixels_sha256(recipes.open_png(path)))
+
+
+def repaint(pipe: "Pipeline", originals: Sequence[Original]) -> Iterator[tuple[Original, "Result"]]:
+    """Each original with its new picture, once the model is known to be theirs."""
+    for original in originals:
+        recorded = original.recipe["model"]
+        if recorded["fingerprint"] != pipe.model.fingerprint:
+            raise RecipeError(
+                f"{original.path} was painted by model {recorded['id']} with fingerprint "
+                f"{recorded['fingerprint']}, but {pipe.model.id} here has "
+                f"{pipe.model.fingerprint}; name the right one with --model"
+            )
+    todo = [jobs.Job(recipes.to_request(o.recipe), str(o.path)) for o in originals]
+    jobs.check(pipe, todo)
+    for result in paint(pipe, [job.request for job in todo]):
+        yield originals[result.index], result
+
+
+def compared(original: Original, result: "Result") -> dict[str, Any]:
+    """The findings for one picture, as ``--json`` prints them."""
+    recorded, here = original.recipe, result.recipe
+    equal = original.pixels_sha256 == here["pixels_sha256"]
+    found = recipes.open_png(original.path)
+    same_size = found.size == result.image.size
+    apart = compare.distance(found, result.image) if same_size else None
+    return {
+        "path": str(original.path),
+        "equal": equal,
+        "max_difference": apart.max_difference if apart else None,
+        "psnr_db": apart.psnr if apart and math.isfinite(apart.psnr) else None,
+        "size": {"file": list(found.size), "here": list(result.image.size)},
+        "pixels_sha256": {"recipe": recorded["pixels_sha256"], "here": here["pixels_sha256"]},
+        "changed_since": original.pixels_sha256 != recorded["pixels_sha256"],
+        "profile": compare.profile_differences(recorded["profile"], here["profile"]),
+    }
+
+
+def told(report: dict[str, Any]) -> str:
+    """The findings for one picture, as a person reads them."""
+    lines = [f"{report['path']}: {_verdict(report)}"]
+    if report["changed_since"]:
+        as_recorded = report["pixels_sha256"]["recipe"] == report["pixels_sha256"]["here"]
+        then = "; the new picture is as the recipe says" if as_recorded else ""
+        lines.append(f"  the file was changed after danqing wrote it{then}")
+    for key, (before, here) in report["profile"].items():
+        lines.append(f"  {key}: {before or 'not recorded'} -> {here or 'not recorded'}")
+    if not report["equal"] and not report["profile"] and not report["changed_since"]:
+        lines.append("  the numerics profile is the same")
+    if "out" in report:
+        lines.append(f"  new picture: {report['out']}")
+    return "\n".join(lines)
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if report["equal"]:
+        return "equal"
+    if report["max_difference"] is None:
+        size = {where: "x".join(map(str, pixels)) for where, pixels in report["size"].items()}
+        return f"differs (the file is {size['file']}, its recipe gives {size['here']})"
+    return (
+        f"differs (max difference {report['max_difference']} of 255, "
+        f"PSNR {report['psnr_db']:.1f} dB)"
+    )

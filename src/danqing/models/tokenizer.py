@@ -86,7 +86,9 @@ def build(folder: Path) -> "Tokenizer":
 
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder} has neither tokenizer.json nor {name}; fetch the folder again")
+            raise ModelError(
+                f"{folder} has neither tokenizer.json nor {name}; fetch the folder again"
+            )
     model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()

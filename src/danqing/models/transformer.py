@@ -17,6 +17,7 @@ dimension, C channels of a patch, J joint (text feature) width, M rows of modula
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -80,7 +81,8 @@ class Transformer(nn.Module):
         self.txt_norm = RMSNorm(config.joint_attention_dim)
         self.img_in = Linear(config.in_channels, width)
         self.txt_in = Linear(config.joint_attention_dim, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = cast("list[Block]", blocks)  # a ModuleList forgets its members' class
         self.norm_out = Linear(width, 2 * width)
         self.proj_out = Linear(width, config.patch_channels)
 
@@ -130,8 +132,8 @@ class Transformer(nn.Module):
     def drop_modulation(self) -> None:
         """Free the weights that only ``modulation`` uses: a third of all parameters."""
         for block in self.blocks:
-            block.img.mod = block.txt.mod = None
-        self.time_in = self.norm_out = None
+            del block.img.mod, block.txt.mod
+        del self.time_in, self.norm_out
 
     def rope(self, layout: Layout, device: torch.device) -> tuple[Rope, Rope]:
         """Rotary tables of the image tokens and of the text tokens."""
@@ -265,9 +267,7 @@ def modulate(x_TD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x_TD, x_TD.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def joint_attention(
-    img: list[Tensor], txt: list[Tensor], layout: Layout
-) -> tuple[Tensor, Tensor]:
+def joint_attention(img: list[Tensor], txt: list[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
     """Text and image tokens of a segment attend to each other; [T, D] and [L, D]."""
     img_out, txt_out = [], []
     for (q_i, k_i, v_i), (q_t, k_t, v_t), text in runs(img, txt, layout):

@@ -9,6 +9,7 @@ Y X latent rows and columns (H/8, W/8).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ class Encoder(nn.Module):
         self.conv_in = conv3(3, widths[0])
         self.down_blocks = nn.ModuleList()  # flat, as published
         scale, last = 1.0, len(config.dim_mult) - 1
-        for i, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (width_in, width) in enumerate(pairwise(widths)):
             for j in range(config.num_res_blocks):
                 self.down_blocks.append(ResBlock(width if j else width_in, width))
                 if scale in config.attn_scales:
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
         self.conv_in = conv3(config.z_dim, widths[0])
         self.mid_block = MidBlock(widths[0])
         self.up_blocks = nn.ModuleList()
-        for i, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (width_in, width) in enumerate(pairwise(widths)):
             # The upsampler before block i > 0 has halved the channels.
             width_in = width_in // 2 if i else width_in
             self.up_blocks.append(
@@ -197,6 +198,7 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         pad = nn.ZeroPad2d((0, 1, 0, 1))
         self.resample = nn.Sequential(pad, nn.Conv2d(width, width, 3, stride=2))
 
@@ -207,6 +209,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         double = nn.Upsample(scale_factor=2, mode="nearest-exact")
         self.resample = nn.Sequential(double, conv3(width, width // 2))
 
@@ -222,7 +225,7 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # F.normalize says the same, but its backward pass and its norm over a strided axis are slow.
+        # F.normalize says the same; its norm over a strided axis is slow, and its backward pass.
         x32 = x.float()
         norm = x32.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
         return (x32 / norm).to(x.dtype) * (x.shape[1] ** 0.5) * self.gamma

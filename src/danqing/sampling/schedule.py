@@ -6,6 +6,7 @@ The arithmetic is in float32, as in FlowMatchEulerDiscreteScheduler, so that the
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -60,11 +61,11 @@ def stretched(sigmas: np.ndarray, terminal: float) -> np.ndarray:
 
 
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
-    """A plain list as given by a user: falling from at most 1 to 0, the closing 0 may be left out."""
+    """A user's own list: falling from at most 1 to 0; the closing 0 may be left out."""
     levels = [float(s) for s in sigmas]
     if levels and levels[-1] != 0.0:
         levels.append(0.0)
-    falling = all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or not 0.0 < levels[0] <= 1.0:
         raise RequestError(
             f"sigmas {list(sigmas)} must fall from at most 1 towards 0, for example 1,0.9,0.75,0.5"

@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from danqing.errors import OutputError
+from danqing.models.vae import VAE, Downsample, Upsample
 from danqing.weights import loader, vae_fold
 from danqing.weights.files import TensorFiles, dtype_named
 from danqing.weights.hub import find
@@ -52,26 +53,24 @@ def save_component(
     extra = dict(extra or {})
     if component == "vae":
         fold = {"unfold": vae_fold.unfold}
-        extra = dict(time_convolutions(network, dtype)) | extra
+        extra = dict(time_convolutions(cast(VAE, network), dtype)) | extra
     chosen = names or NAMES[component]
     loader.save(
         network, folder / component, STEMS[component], chosen, dtype=dtype, extra=extra, **fold
     )
 
 
-def time_convolutions(vae: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def time_convolutions(vae: VAE, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The convolutions over time that the published VAE has: zeros, a single frame runs none."""
     flags = vae.config.temperal_downsample
-    factor = {"encoder": 1, "decoder": 2}
-    down = [n for n, m in vae.named_modules() if n.endswith(".resample") and "encoder" in n]
-    up = [n for n, m in vae.named_modules() if n.endswith(".resample") and "decoder" in n]
-    for names, wanted in ((down, flags), (up, flags[::-1])):
-        for name, over_time in zip(names, wanted, strict=True):
-            if over_time:
-                place, width = name.removesuffix(".resample"), vae.get_submodule(name)[1].in_channels
-                out = width * factor[name.split(".")[0]]
-                yield f"{place}.time_conv.weight", torch.zeros(out, width, 3, 1, 1, dtype=dtype)
-                yield f"{place}.time_conv.bias", torch.zeros(out, dtype=dtype)
+    resamplers = [(n, m) for n, m in vae.named_modules() if isinstance(m, Downsample | Upsample)]
+    downs = [(n, m.width) for n, m in resamplers if isinstance(m, Downsample)]
+    ups = [(n, 2 * m.width, m.width) for n, m in resamplers if isinstance(m, Upsample)]
+    shapes = [(n, w, w) for n, w in downs] + ups
+    for (name, out, width), over_time in zip(shapes, (*flags, *flags[::-1]), strict=True):
+        if over_time:
+            yield f"{name}.time_conv.weight", torch.zeros(out, width, 3, 1, 1, dtype=dtype)
+            yield f"{name}.time_conv.bias", torch.zeros(out, dtype=dtype)
 
 
 def copy_settings(source: Path, folder: Path) -> None:

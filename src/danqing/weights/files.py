@@ -39,9 +39,10 @@ class TensorFiles:
     def read(self, name: str) -> Tensor:
         path = self.home[name]
         try:
-            return self._handle(path).get_tensor(name)  # type: ignore[no-any-return]
+            return self._handle(path).get_tensor(name)
         except SafetensorError as error:
-            raise WeightsError(f"{path}: cannot read {name} ({error}); fetch the file again") from error
+            message = f"{path}: cannot read {name} ({error}); fetch the file again"
+            raise WeightsError(message) from error
 
     def _handle(self, path: Path) -> Any:
         if path not in self._open:
@@ -55,9 +56,7 @@ class TensorFiles:
         return self._open[path]
 
 
-def locate(
-    folder: Path, stem: str, opened: Callable[[Path], Any]
-) -> Iterator[tuple[str, Path]]:
+def locate(folder: Path, stem: str, opened: Callable[[Path], Any]) -> Iterator[tuple[str, Path]]:
     """Every tensor's name and file, from the index where there is one."""
     index = folder / f"{stem}.safetensors.index.json"
     single = folder / f"{stem}.safetensors"
@@ -72,7 +71,7 @@ def locate(
         for name in opened(single).keys():  # noqa: SIM118 (not a dict)
             yield name, single
     else:
-        raise ModelError(f"{folder} has no {single.name} and no {index.name}; fetch the folder again")
+        raise ModelError(f"{folder} has no {single.name} and no {index.name}; fetch it again")
 
 
 def read_json(path: Path) -> dict[str, Any]:

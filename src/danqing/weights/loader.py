@@ -57,7 +57,9 @@ def check_names(files: TensorFiles, wanted: dict[str, tuple[str, ...]], names: N
     unexpected = sorted(n for n in set(files.home) - known if not names.skipped(n))
     if unexpected:
         where = files.home[unexpected[0]]
-        raise WeightsError(f"{where} has {listed(unexpected)}, which the configuration does not expect")
+        raise WeightsError(
+            f"{where} has {listed(unexpected)}, which the configuration does not expect"
+        )
 
 
 def check_shapes(

@@ -1,0 +1,51 @@
+# The commands of this project. Each makes .venv first if it is missing or out of date.
+PYTHON ?= python3
+PROMPT ?= 一只红色的狐狸
+BIN := .venv/bin
+# The tests compare with other programs' numbers; spinning threads only slow them down.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test test-slow test-gpu lint format mini score clean
+
+demo: .venv/run
+	$(BIN)/danqing generate "$(PROMPT)" --out outputs
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: .venv/dev
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# All stages of recipes/mini; hours on a CPU. MINUTES=30 ends each training stage after so long.
+mini: .venv/dev
+	$(BIN)/python -m recipes.mini $(if $(MINUTES),--minutes $(MINUTES))
+
+score: .venv/dev
+	$(BIN)/python -m recipes.mini fetch data judge score $(if $(MINUTES),--minutes $(MINUTES))
+
+clean:
+	rm -rf .venv outputs build dist
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "danqing needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,recipe]"
+	@touch $@ .venv/run

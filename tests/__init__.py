@@ -1,0 +1,1 @@
+"""The tests; a package, so that files of one name in two folders stay apart."""

@@ -1,0 +1,40 @@
+"""Help, versions and mistakes come at once: torch is imported when painting starts, not before."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys
+import danqing, danqing.cli, danqing.recipe
+code = danqing.cli.run(sys.argv[1:])
+heavy = {"torch", "numpy", "tokenizers", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("generate --help", 0),
+        ("reproduce --help", 0),
+        ("model info --help", 0),
+        ("generate", 2),
+        ("generate fox --steps 0", 2),
+        ("generate fox --prompts none.txt", 2),
+        ("reproduce none.png", 2),
+    ],
+)
+def test_torch_is_not_imported(arguments, code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr

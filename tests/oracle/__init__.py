@@ -1,0 +1,1 @@
+"""danqing beside the reference implementations, diffusers and transformers, on random weights."""
