@@ -2,13 +2,10 @@
 
 Keller Jordan et al. 2024; the scale of Moonshot's Moonlight (arXiv 2502.16982) makes its learning
 rate comparable to AdamW's. torch.optim.Muon iterates in bfloat16, which is ten times slower than
-float32 on a CPU without bfloat16 units (19 against 150 GFLOP/s on the machine of LOG.md), and one
-matrix at a time; here equal shapes are stacked.
+float32 on a CPU without bfloat16 units (19 against 150 GFLOP/s on the machine of LOG.md).
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,37 +35,37 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
-                self._step_equal(parameters, group)
+                    self._step_one(parameter, parameter.grad, group)
 
-    def _step_equal(self, parameters: list[Tensor], group: dict[str, float]) -> None:
-        updates = []
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            grad = cast(Tensor, parameter.grad)
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            updates.append(grad.lerp(state["momentum"], group["momentum"]))
-        directions = orthogonalise(torch.stack(updates), int(group["iterations"]))
-        rate = group["lr"]
-        for parameter, direction in zip(parameters, directions, strict=True):
-            parameter.mul_(1 - rate * group["weight_decay"])
-            parameter.add_(direction, alpha=-rate * 0.2 * max(parameter.shape) ** 0.5)
+    def _step_one(self, parameter: Tensor, grad: Tensor, group: dict[str, float]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(grad, 1 - group["momentum"])
+        update = grad.lerp(state["momentum"], group["momentum"])
+        direction = orthogonalise(update, int(group["iterations"]))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(direction, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
 
 
-def orthogonalise(matrices_BIO: Tensor, iterations: int) -> Tensor:
-    """Roughly U V^T of each matrix's singular value decomposition."""
+def orthogonalise(matrix_IO: Tensor, iterations: int) -> Tensor:
+    """Roughly U V^T of the singular value decomposition.
+
+    Each iteration multiplies by a polynomial p of the Gram matrix, and the next Gram matrix is
+    p G p; so all of it happens on the small square, and the matrix itself is touched twice.
+    """
     a, b, c = COEFFICIENTS
-    tall = matrices_BIO.shape[-2] > matrices_BIO.shape[-1]
-    x = matrices_BIO.mT if tall else matrices_BIO
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    tall = matrix_IO.shape[0] > matrix_IO.shape[1]
+    x = matrix_IO.T if tall else matrix_IO
+    x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(iterations):
-        gram = x @ x.mT
-        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, poly, x, beta=a)
-    return x.mT if tall else x
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = product @ x
+    return x.T if tall else x

@@ -55,12 +55,10 @@ def pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
 
-@cache
 def tiny_tokenizer() -> Qwen2Tokenizer:
+    """A new one each time: it remembers how it was last called."""
     vocabulary, merges = pieces()
-    return Qwen2Tokenizer(
-        vocab=dict(vocabulary), merges=list(merges), extra_special_tokens=MARKERS
-    )
+    return Qwen2Tokenizer(vocab=dict(vocabulary), merges=list(merges), extra_special_tokens=MARKERS)
 
 
 def save_parts(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from danqing.cli import compare, jobs, options
 from danqing.cli.output import Output
 from danqing.cli.painting import open_model, paint
 from danqing.cli.terminal import say, say_json
-from danqing.errors import RecipeError
+from danqing.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from danqing.engine import Pipeline
@@ -75,12 +75,16 @@ def reproduce(
     originals = [read(path) for path in files]
     settings = dict.fromkeys(original.setting for original in originals)
     all_equal = True
-    place = Output(out, count=len(files), overwrite=False) if out is not None else nullcontext()
+    # With its slash it is a folder, whatever its name looks like.
+    place = Output(f"{out}/", count=len(files), overwrite=False) if out else nullcontext()
     with place as output:
         for setting in settings:  # one model in memory at a time
             own_model, own_device, own_dtype = setting
-            pipe = open_model(model or own_model, device or own_device, dtype or own_dtype, threads)
             group = [original for original in originals if original.setting == setting]
+            with _model_of(group[0]):
+                pipe = open_model(
+                    model or own_model, device or own_device, dtype or own_dtype, threads
+                )
             for original, result in repaint(pipe, group):
                 report = compared(original, result)
                 if output is not None:
@@ -89,6 +93,19 @@ def reproduce(
                 all_equal = all_equal and report["equal"]
                 say_json(report) if as_json else say(told(report))
     raise typer.Exit(0 if all_equal else 1)
+
+
+@contextmanager
+def _model_of(original: Original) -> Iterator[None]:
+    """An error of opening the model says which picture asked for it, and what helps."""
+    try:
+        yield
+    except ModelError as error:
+        name = original.recipe["model"]["id"]
+        raise RecipeError(
+            f"{original.path} was painted by model {name!r}: {error}; "
+            "if it is elsewhere, name its folder with --model"
+        ) from error
 
 
 def read(path: Path) -> Original:
