@@ -36,7 +36,7 @@ TEXT = TextEncoderConfig(
     num_key_value_heads=2,
 )
 VAE_CONFIG = VAEConfig(base_dim=16, num_res_blocks=1)
-CARD = {"id": "tiny", "size": [64, 64], "steps": 2, "guidance": 2.0}
+CARD = {"size": [64, 64], "steps": 2, "guidance": 2.0}
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CLASSES = {
     "transformer": "QwenImageTransformer2DModel",

@@ -69,7 +69,6 @@ def write_settings(folder: Path, networks: Networks, vae: VAE, config: Config) -
     write_json(folder / "text_encoder" / "config.json", text)
     size = config.data.size
     card = {
-        "id": "mini",
         "size": [size, size],
         "steps": 30,
         "guidance": 4.0,

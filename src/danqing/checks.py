@@ -21,12 +21,13 @@ def complete(request: Request, defaults: Defaults) -> Request:
     """The request with the model's defaults where it is silent."""
     if not isinstance(request, Request):
         raise RequestError(f"{request!r} is not a danqing.Request; write Request({request!r})")
-    if request.steps is not None and request.sigmas is not None:
-        raise RequestError("a request has steps or sigmas, not both; leave one out")
-    sigmas = request.sigmas
-    steps = request.steps
+    sigmas, steps = request.sigmas, request.steps
     if sigmas is not None:
         sigmas = tuple(check_sigmas(sigmas))
+        if steps not in (None, len(sigmas) - 1):
+            raise RequestError(
+                f"steps {steps} and {len(sigmas) - 1} sigmas disagree; leave one of them out"
+            )
         steps = len(sigmas) - 1
     return replace(
         request,

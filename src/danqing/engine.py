@@ -76,7 +76,7 @@ def resolve_device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"device {name!r} cannot be used ({reason}); try cpu or cuda") from error
+        raise ModelError(f"device {name!r} cannot be used here ({reason}); try cpu") from error
     return device
 
 

@@ -35,7 +35,6 @@ def describe(model: str) -> ModelInfo:
     """Sizes of a model; ``model`` is a name that ``danqing.load`` takes."""
     folder = find(model)
     check_parts(folder)
-    defaults = read_defaults(folder)
     components = [
         ComponentInfo(
             name=name,
@@ -50,9 +49,9 @@ def describe(model: str) -> ModelInfo:
         for name, network in build(folder).items()
     ]
     return ModelInfo(
-        id=defaults.pop("id", None) or model,
+        id=model,
         folder=folder,
         fingerprint=fingerprint(folder),
-        defaults=Defaults(**defaults),
+        defaults=read_defaults(folder),
         components=components,
     )

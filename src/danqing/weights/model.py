@@ -70,12 +70,11 @@ def open_model(model: str, folder: Path, device: torch.device, dtype: torch.dtyp
             f"{folder}: the tokenizer has {tokenizer.vocabulary} tokens, the text encoder only "
             f"{text_encoder.config.vocab_size}; they belong to different models"
         )
-    defaults = read_defaults(folder)
     return Model(
-        id=defaults.pop("id", None) or model,
+        id=model,
         folder=folder,
         fingerprint=fingerprint(folder),
-        defaults=Defaults(**defaults),
+        defaults=read_defaults(folder),
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         transformer=cast(Transformer, networks["transformer"]),
@@ -140,12 +139,11 @@ def names_of(component: str, files: TensorFiles) -> Names:
     return NAMES[component]
 
 
-def read_defaults(folder: Path) -> dict[str, Any]:
-    """The model's own danqing.json, if it has one."""
+def read_defaults(folder: Path) -> Defaults:
+    """The model's own danqing.json, or Qwen-Image's values."""
     path = folder / "danqing.json"
     if not path.is_file():
-        return {}
+        return Defaults()
     values = read_json(path)
-    values["size"] = tuple(values.get("size", Defaults.size))
-    values["sizes"] = tuple(tuple(size) for size in values.get("sizes", ()))
-    return values
+    values["sizes"] = [tuple(size) for size in values.get("sizes", ())]
+    return configs.strict(Defaults, values, path, ignored=set(), fixed={})
