@@ -1,26 +1,16 @@
 """Writing files so that a reader never sees half of one."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from danqing import atomic
+
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside ``path``, flush to the disk, rename: the old file or the new, never half."""
+    """The old file or the new one, never half; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes it readable by its owner alone
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    atomic.write(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, value: Any) -> None:

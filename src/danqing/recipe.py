@@ -5,33 +5,23 @@ Knows the recipe's fields, the two text chunks that carry it (``danqing``: JSON,
 or absent. Does not know pipelines, tensors or names of files.
 """
 
-import contextlib
-import errno
 import hashlib
-import io
 import json
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from danqing.errors import OutputError, RecipeError
+from danqing import atomic
+from danqing.errors import RecipeError
 from danqing.types import BLANK, Request
 from danqing.version import __version__
 
 _CHUNK = "danqing"
-_REMEDIES = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "free some space or choose another folder",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOENT: "create that folder first or choose another one",
-}
 # What Pillow raises, by version and kind of damage, for a file that is no whole PNG.
 _DAMAGE = (
     SyntaxError,
@@ -143,58 +133,10 @@ def save_png(
     # `add_text` takes an iTXt chunk where the text is not Latin-1.
     chunks.add_text(_CHUNK, json.dumps(recipe, ensure_ascii=False))
     chunks.add_text("parameters", parameters_text(recipe))
-    png = io.BytesIO()
-    image.convert("RGB").save(png, format="PNG", pnginfo=chunks)
-    try:
-        _publish(png.getvalue(), Path(path), overwrite)
-    except FileExistsError as error:
-        raise OutputError(f"{path} exists; choose another name or allow overwriting") from error
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """The system's refusal to write ``path``, told with its remedy."""
-    remedy = _REMEDIES.get(error.errno or 0, "choose a folder that you may write to")
-    return OutputError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {remedy}")
-
-
-def _publish(data: bytes, path: Path, overwrite: bool) -> None:
-    temporary = path.with_name(f".danqing-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _move_to_new(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _move_to_new(temporary: Path, path: Path) -> None:
-    """A rename that refuses to replace: `os.rename` would replace in silence on POSIX."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(temporary, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can; the data already do."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    picture = image.convert("RGB")
+    atomic.write(
+        path, lambda file: picture.save(file, format="PNG", pnginfo=chunks), overwrite=overwrite
+    )
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

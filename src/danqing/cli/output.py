@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from danqing import atomic
 from danqing import recipe as recipes
 from danqing.cli.names import numbered
 from danqing.errors import OutputError
@@ -39,7 +40,7 @@ class Output:
             tempfile.TemporaryFile(dir=self._folder).close()
         except OSError as error:
             self._remove_empty()
-            raise recipes.unwritable(self._folder, error) from error
+            raise atomic.unwritable(self._folder, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,19 +1,18 @@
 """Reading and writing safetensors: one file, or shards with an index. Nothing is ever unpickled."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from danqing.errors import ModelError, OutputError, WeightsError
+from danqing import atomic
+from danqing.errors import ModelError, WeightsError
 
 SHARD_BYTES = 5 * 1024**3
 
@@ -106,7 +105,7 @@ def write_tensors(folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]
 
 def _write_draft(folder: Path, number: int, tensors: dict[str, Tensor]) -> None:
     content = serialise(tensors, {"format": "pt"})
-    write_atomic(folder / _draft(number), lambda file: file.write(content))
+    write_whole(folder / _draft(number), content)
 
 
 def _draft(number: int) -> str:
@@ -129,28 +128,15 @@ def _name_shards(folder: Path, stem: str, count: int, homes: dict[str, int], tot
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    write_atomic(path, lambda f: f.write(text.encode()))
+    write_whole(path, text.encode())
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Temporary file beside ``path``, fsync, rename: the old file or the new one, never half."""
+def write_whole(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise OutputError(f"cannot write into {path.parent}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException as error:
-        Path(draft).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+        raise atomic.unwritable(path.parent, error) from error
+    atomic.write(path, lambda file: file.write(content))
 
 
 def dtype_named(name: str) -> torch.dtype:
