@@ -1,5 +1,6 @@
 """What tests of several folders share: the tiny model, made once."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,6 @@ def tiny_pipe(tiny_model: Path) -> danqing.Pipeline:
 @pytest.fixture
 def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
     """A copy of the model folder, to be damaged."""
-    import shutil
-
     return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
 
 
@@ -36,3 +35,9 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2, 3, 5, 7], ids=lambda n: f"{n}-threads")
+def any_threads(request: pytest.FixtureRequest, threads: None) -> None:
+    """Runs the test on each of these numbers of threads."""
+    torch.set_num_threads(request.param)

@@ -142,8 +142,8 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         rng = np.random.default_rng((stage.seed, step))
         loss = flow_loss(networks, data, rng, stage, tokenizer.prefix, device)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        for optimiser in (muon, adam):
-            set_learning_rate(optimiser, factor)
+        for optimiser, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
+            set_learning_rate(optimiser, peak * factor)
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)

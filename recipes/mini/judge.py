@@ -113,7 +113,7 @@ def stepper(
         chosen = torch.randint(len(glyphs), (stage.batch,), generator=rng)
         image = draw_views(glyphs[chosen], size, rng)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        set_learning_rate(optimiser, factor)
+        set_learning_rate(optimiser, stage.learning_rate * factor)
         loss = F.cross_entropy(judge(image), labels[chosen], label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

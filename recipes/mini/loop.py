@@ -8,7 +8,8 @@ import io
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,35 +52,38 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     first = step = restore(parts, folder / "state.pt")
     started = saved = shown = time.monotonic()
-    stop = on_signal()
     mean = None
-    while step < budget.steps and not spent(started, budget.minutes) and not stop:
-        loss = step_fn(step)
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"loss is {loss} at step {step}; lower the learning rate in the TOML"
-            )
-        mean = loss if mean is None else mean + 0.02 * (loss - mean)
-        step += 1
-        now = time.monotonic()
-        if now - shown > 20:
-            status(folder, step, step - first, now - started, mean, budget)
-            shown = now
-        if now - saved > 60 * budget.save_every:
-            save(parts, step, folder / "state.pt")
-            on_save(step)
-            saved = time.monotonic()
-    save(parts, step, folder / "state.pt")
-    on_save(step)
+    with asked_to_stop() as stop:
+        while step < budget.steps and not spent(started, budget.minutes) and not stop:
+            loss = step_fn(step)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"loss is {loss} at step {step}; lower the rate in the TOML")
+            mean = loss if mean is None else mean + 0.02 * (loss - mean)
+            step += 1
+            now = time.monotonic()
+            if now - shown > 20:
+                status(folder, step, step - first, now - started, mean, budget)
+                shown = now
+            if now - saved > 60 * budget.save_every:
+                save(parts, step, folder / "state.pt")
+                on_save(step)
+                saved = time.monotonic()
+        save(parts, step, folder / "state.pt")
+        on_save(step)
     return step
 
 
-def on_signal() -> list[int]:
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
     """A list that fills when the run is asked to end (SIGTERM, Ctrl-C): save first, then stop."""
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: received.append(n))
-    return received
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def spent(started: float, minutes: float | None) -> bool:
@@ -121,9 +125,10 @@ def learning_rate(step: int, steps: int, warm_up: int, decay: float) -> float:
     return max(0.0, min(1.0, up, down))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The settings' rate counts, not the one that a checkpoint brings along."""
     for group in optimiser.param_groups:
-        group["lr"] = group.setdefault("peak", group["lr"]) * factor
+        group["lr"] = rate
 
 
 class Average:

@@ -38,7 +38,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         image = to_float(pictures.images[rng.integers(len(pictures), size=stage.batch)]).to(device)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        set_learning_rate(optimiser, factor)
+        set_learning_rate(optimiser, stage.learning_rate * factor)
         loss = vae_loss(vae, image, noise, stage)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

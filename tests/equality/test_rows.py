@@ -1,6 +1,7 @@
-"""What contract 1 stands on: a row's bits depend neither on the other rows nor on the threads."""
+"""What contract 1 stands on: a row's bits depend neither on the other rows nor on the threads.
 
-from collections.abc import Callable
+`models/test_linear.py` and `models/test_activations.py` say the same of their layers.
+"""
 
 import pytest
 import torch
@@ -8,58 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.models import text_encoder, transformer
-from danqing.models.activations import gelu, silu
 from danqing.models.layout import Layout, Segment
-from danqing.models.linear import MIN_ROWS, linear
 from tests import tiny
 
-THREADS = [1, 2, 3, 5, 7]
 DTYPES = [torch.float32, torch.bfloat16]
-ROWS = 203  # times the width: large enough for the kernels to share it out among threads
-
-
-@pytest.fixture(params=THREADS, ids=lambda n: f"{n}-threads")
-def any_threads(request: pytest.FixtureRequest, threads: None) -> None:
-    torch.set_num_threads(request.param)
-
-
-def on_one_thread(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    now = torch.get_num_threads()
-    torch.set_num_threads(1)
-    out = function(x)
-    torch.set_num_threads(now)
-    return out
-
-
-def pieces(x: Tensor) -> list[Tensor]:
-    """All rows, in groups of 1, 2, 3, ..., each in memory of its own."""
-    sizes = list(range(1, 20))
-    return [part.clone() for part in x.split([*sizes, len(x) - sum(sizes)])]
-
-
-@pytest.mark.usefixtures("any_threads")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [silu, gelu])
-@pytest.mark.parametrize("width", [37, 256])
-def test_activations(
-    activation: Callable[[Tensor], Tensor], width: int, dtype: torch.dtype
-) -> None:
-    x = tiny.draw(ROWS, width, dtype=dtype) * 3
-    whole = activation(x)
-    assert torch.equal(whole, on_one_thread(activation, x))
-    assert torch.equal(whole, torch.cat([activation(part) for part in pieces(x)]))
-
-
-@pytest.mark.usefixtures("any_threads")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(64, 192), (256, 64), (768, 256)])
-def test_linear(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    inner, outer = shape
-    x, weight = tiny.draw(ROWS, inner, dtype=dtype), tiny.draw(outer, inner, seed=1, dtype=dtype)
-    bias = tiny.draw(outer, seed=2, dtype=dtype)
-    whole = linear(x, weight, bias)
-    assert torch.equal(whole, on_one_thread(lambda rows: linear(rows, weight, bias), x))
-    assert torch.equal(whole, torch.cat([linear(part, weight, bias) for part in pieces(x)]))
+ROWS = 1203  # times the width: enough for the kernels to share it out among threads
 
 
 @pytest.mark.usefixtures("any_threads")
@@ -70,7 +24,7 @@ def test_norms_and_modulation(dtype: torch.dtype) -> None:
     def normed(rows: Tensor) -> Tensor:
         return transformer.modulate(F.rms_norm(rows, (64,), gain, 1e-6), gain[None], gain[None])
 
-    assert torch.equal(normed(x), torch.cat([normed(part) for part in pieces(x)]))
+    assert torch.equal(normed(x), torch.cat([normed(part) for part in tiny.pieces(x)]))
 
 
 def heads(tokens: int, seed: int, dtype: torch.dtype) -> list[Tensor]:
@@ -118,11 +72,3 @@ def test_causal_attention_of_prompts_alone_and_packed(dtype: torch.dtype) -> Non
     parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), lengths, strict=True)
     alone = [text_encoder.causal_attention(*part[:3], [part[3]], past, 0) for part in parts]
     assert all(map(torch.equal, together, alone))
-
-
-def test_few_rows_are_filled_up() -> None:
-    """The reason for all this: the plain product need not keep the promise below MIN_ROWS."""
-    x, weight = tiny.draw(3, 64), tiny.draw(64, 64, seed=1)
-    assert linear(x, weight, None).shape == (3, 64)
-    assert torch.equal(linear(x, weight, None), F.linear(F.pad(x, (0, 0, 0, 13)), weight)[:3])
-    assert MIN_ROWS == 16

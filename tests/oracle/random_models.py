@@ -104,7 +104,9 @@ def spread(name: str, weight: torch.Tensor) -> float:
 
 
 def save(pipeline: QwenImagePipeline, spec: Spec, folder: Path) -> None:
-    pipeline.save_pretrained(folder, max_shard_size="40KB" if spec.sharded else "1GB")
+    pipeline.save_pretrained(folder, max_shard_size="100KB" if spec.sharded else "1GB")
+    index = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    assert index.is_file() == spec.sharded
     if spec.renamed:
         rename_tensors(folder / "text_encoder")
     if spec.flat:

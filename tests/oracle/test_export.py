@@ -79,7 +79,7 @@ def test_every_tensor_comes_back(pair_of: GetPair, tmp_path: Path, seed: int) ->
         assert before.keys() == after.keys()
         for name, tensor in before.items():
             assert after[name].shape == tensor.shape
-            if tensor.ndim == 5 and "time_conv" not in name:
+            if component == "vae" and tensor.ndim == 5 and "time_conv" not in name:
                 # A single frame never meets the earlier slices; they are not kept.
                 assert torch.equal(after[name][:, :, -1], tensor[:, :, -1]), name
                 assert not after[name][:, :, :-1].any(), name

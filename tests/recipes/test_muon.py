@@ -1,0 +1,44 @@
+"""Muon's orthogonalisation, against the textbook iteration and the singular values."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from recipes.mini.muon import COEFFICIENTS, Muon, orthogonalise
+
+
+def plain(matrix: Tensor, iterations: int) -> Tensor:
+    """The iteration as published, on the whole (wide) matrix."""
+    a, b, c = COEFFICIENTS
+    x = matrix / (matrix.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 160), (160, 64)])
+def test_singular_values_come_close_to_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalise(matrix, 5))
+    # The published coefficients settle between 0.68 and 1.21; the smallest values may lag.
+    assert values.max() < 1.25
+    assert values.median() > 0.65
+
+
+def test_gram_form_equals_the_published_one() -> None:
+    matrix = torch.randn(48, 96, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(orthogonalise(matrix, 5), plain(matrix, 5), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(orthogonalise(matrix.T, 5), plain(matrix, 5).T, atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_has_the_size_that_the_rate_says() -> None:
+    """Whatever the gradient's own size: rate 0.2 sqrt(longer side) in every direction."""
+    weight = torch.nn.Parameter(torch.zeros(32, 64))
+    weight.grad = 1e-3 * torch.randn(32, 64, generator=torch.Generator().manual_seed(3))
+    Muon([weight], lr=0.01).step()
+    moved = weight.detach()
+    assert (moved * weight.grad).sum() < 0
+    values = torch.linalg.svdvals(moved) / (0.01 * 0.2 * 64**0.5)
+    assert 0.65 < values.median() < 1.25
+    assert values.max() < 1.25
