@@ -132,7 +132,9 @@ def bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges: dict[tuple[str, str], None] = {}
     for word in words:
         letters = word.strip("<>:")
-        spaced = letters if letters in ("system", "Describe", "user", "assistant") else f"Ġ{letters}"
+        spaced = (
+            letters if letters in ("system", "Describe", "user", "assistant") else f"Ġ{letters}"
+        )
         merges |= {(spaced[:n], spaced[n]): None for n in range(1, len(spaced))}
     tokens = [*sorted(ByteLevel.alphabet()), *(a + b for a, b in merges)]
     return {token: n for n, token in enumerate(tokens)}, list(merges)

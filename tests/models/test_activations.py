@@ -15,7 +15,9 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("ours", "torchs"), PAIRS)
-def test_values_are_those_of_torch(ours: Activation, torchs: Activation, dtype: torch.dtype) -> None:
+def test_values_are_those_of_torch(
+    ours: Activation, torchs: Activation, dtype: torch.dtype
+) -> None:
     x = torch.linspace(-12, 12, 997).to(dtype)
     found = ours(x)
     assert found.dtype == dtype

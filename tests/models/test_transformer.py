@@ -141,7 +141,5 @@ def test_channels_out_follow_the_configuration(patch_size: int) -> None:
     network = tiny.transformer(patch_size=patch_size, in_channels=12, out_channels=3)
     segment = Segment(2, 2, 3)
     rows = torch.tensor([0])
-    out = network(
-        tiny.draw(4, 12), tiny.draw(3, 64), Layout((segment,)), network.bake([1.0]), rows
-    )
+    out = network(tiny.draw(4, 12), tiny.draw(3, 64), Layout((segment,)), network.bake([1.0]), rows)
     assert out.shape == (4, 3 * patch_size**2)

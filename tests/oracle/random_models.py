@@ -24,6 +24,8 @@ from danqing.engine import Pipeline, load
 from .random_specs import Spec
 from .tiny_tokenizer import tiny_tokenizer
 
+NETWORKS = ("transformer", "text_encoder", "vae")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -104,13 +106,23 @@ def spread(name: str, weight: torch.Tensor) -> float:
 
 
 def save(pipeline: QwenImagePipeline, spec: Spec, folder: Path) -> None:
-    pipeline.save_pretrained(folder, max_shard_size="100KB" if spec.sharded else "1GB")
-    index = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
-    assert index.is_file() == spec.sharded
+    pipeline.save_pretrained(folder)
+    if spec.sharded:
+        for component in NETWORKS:
+            shard(getattr(pipeline, component), folder / component)
     if spec.renamed:
         rename_tensors(folder / "text_encoder")
     if spec.flat:
         flatten_config(folder / "text_encoder" / "config.json")
+
+
+def shard(network: nn.Module, folder: Path) -> None:
+    """Write a component again, in three files or more."""
+    (path,) = folder.glob("*.safetensors")
+    size = path.stat().st_size
+    path.unlink()
+    network.save_pretrained(folder, max_shard_size=size // 3)
+    assert len(list(folder.glob("*.safetensors"))) >= 3
 
 
 def rename_tensors(folder: Path) -> None:

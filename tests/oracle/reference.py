@@ -11,8 +11,6 @@ from diffusers import (
 )
 from torch import Tensor
 
-from danqing.sampling import latents
-
 
 @torch.no_grad()
 def velocity(
@@ -88,7 +86,7 @@ def paint(
     width, height = size
     return pipeline(
         prompt=prompts,
-        latents=torch.stack([latents.pack(n) for n in noise]),
+        latents=torch.cat([pipeline._pack_latents(n, 1, *n.shape) for n in noise]),
         width=width,
         height=height,
         num_inference_steps=steps,
