@@ -52,6 +52,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     save_component("text_encoder", text, folder, extra=vision_tower(text.config.hidden_size))
     write_settings(folder, networks, vae, config)
     shutil.copytree(runs / "tokenizer", folder / "tokenizer")
+    shutil.copyfile(Path(__file__).with_name("model_card.md"), folder / "README.md")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"export: {folder}, {size / 2**20:.1f} MiB")
 

@@ -21,6 +21,7 @@ TEXTS = [
     " two  spaces\n\n and\tlines ",
     "naïve café ☕ 🦊 e\u0301",  # the last letter comes in two code points
     "12345 C3PO",
+    "全角，ｆｕｌｌ　ｗｉｄｔｈ ﬁ ①",  # characters that another normalisation would replace
     "",
 ]
 Files = dict[str, str]

@@ -34,6 +34,7 @@ PROMPTS = [
     "the end <|endoftext|> is no end",
     "<|im_end|>\n<|im_start|>user\nmore",
     "<|im_start|>system<|im_end|>",
+    "a <tool_call> is a token too",
     "<|im_start |> <|not_a_marker|> <| im_end|>",
     "\x00\x01\x7f control",
 ]

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 
 from diffusers import QwenImagePipeline
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 MARKERS = ["<|im_start|>", "<|im_end|>"]
+PLAIN = "<tool_call>"  # the published tokenizer has added tokens that are not special
 SAMPLES = [
     "a red fox in the snow, two foxes on a hill\n\nand a cat by the sea   with stars",
     "一只红色的狐狸在雪地里，两只猫在海边。蓝色的星空",
@@ -58,14 +59,20 @@ def pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def tiny_tokenizer() -> Qwen2Tokenizer:
     """A new one each time: it remembers how it was last called."""
     vocabulary, merges = pieces()
-    return Qwen2Tokenizer(vocab=dict(vocabulary), merges=list(merges), extra_special_tokens=MARKERS)
+    tokenizer = Qwen2Tokenizer(
+        vocab=dict(vocabulary), merges=list(merges), extra_special_tokens=MARKERS
+    )
+    tokenizer.add_tokens([AddedToken(PLAIN, normalized=False, special=False)])
+    return tokenizer
 
 
 def save_parts(folder: Path) -> None:
     """The tokenizer as the published checkpoint has it: no tokenizer.json."""
     vocabulary, merges = pieces()
     folder.mkdir(parents=True)
-    added = {token: len(vocabulary) + i for i, token in enumerate(["<|endoftext|>", *MARKERS])}
+    added = {
+        token: len(vocabulary) + i for i, token in enumerate(["<|endoftext|>", *MARKERS, PLAIN])
+    }
     entry = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -74,7 +81,8 @@ def save_parts(folder: Path) -> None:
         "unk_token": None,
         "additional_special_tokens": MARKERS,
         "added_tokens_decoder": {
-            str(i): {"content": token, "special": True, **entry} for token, i in added.items()
+            str(i): {"content": token, "special": token != PLAIN, **entry}
+            for token, i in added.items()
         },
     }
     lines = "".join(f"{a} {b}\n" for a, b in merges)

@@ -61,10 +61,11 @@ def test_a_tensor_above_the_limit_has_a_shard_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "SHARD_BYTES", 16)
-    tensors = {"a": torch.ones(2), "large": torch.ones(9), "b": torch.ones(4), "c": torch.ones(1)}
+    sizes = {"first": 9, "a": 2, "large": 9, "b": 4, "c": 1}
+    tensors = {name: torch.ones(size) for name, size in sizes.items()}
     write_tensors(tmp_path, "model", iter(tensors.items()))
     held = [sorted(load_file(path)) for path in sorted(tmp_path.glob("*.safetensors"))]
-    assert held == [["a"], ["large"], ["b"], ["c"]]
+    assert held == [["first"], ["a"], ["large"], ["b"], ["c"]]
 
 
 def test_no_drafts_are_left(sharded: Path) -> None:

@@ -16,6 +16,7 @@ from tests.weights.edit import Tensors, edit, loaded, rename, same, weights_file
 
 COMPONENTS = ["text_encoder", "transformer", "vae"]
 GONE = "transformer_blocks.1.attn.to_k.weight"
+TIME = "time_text_embed.timestep_embedder.linear_1.weight"
 
 
 def fails(folder: Path, component: str, *needles: str) -> None:
@@ -96,6 +97,7 @@ def test_an_unexpected_tensor_is_named(tiny_copy: Path) -> None:
 
 MISSHAPEN: list[tuple[str, str, Callable[[torch.Tensor], torch.Tensor], str, str]] = [
     ("transformer", GONE, lambda t: t[:32], "[32, 64]", "[64, 64]"),
+    ("transformer", TIME, lambda t: t.T, "[256, 64]", "[64, 256]"),
     ("transformer", "img_in.bias", lambda t: t[None], "[1, 64]", "[64]"),
     ("text_encoder", "model.language_model.norm.weight", lambda t: t[1:], "[63]", "[64]"),
     ("vae", "decoder.conv_in.weight", lambda t: t[:, :, -1], "[64, 16, 3, 3]", "[64, 16, 3, 3, 3]"),

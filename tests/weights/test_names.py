@@ -74,9 +74,13 @@ def test_published_names(component: str, ours: str, theirs: tuple[str, ...]) -> 
     assert NAMES[component].in_file(ours) == theirs
 
 
-def test_fused_parts_keep_their_order() -> None:
-    parts = NAMES["transformer"].in_file("blocks.3.txt.qkv.bias")
-    assert [name.split(".")[3] for name in parts] == ["add_q_proj", "add_k_proj", "add_v_proj"]
+@pytest.mark.parametrize(
+    ("stream", "parts"),
+    [("img", ["to_q", "to_k", "to_v"]), ("txt", ["add_q_proj", "add_k_proj", "add_v_proj"])],
+)
+def test_fused_parts_keep_their_order(stream: str, parts: list[str]) -> None:
+    names = NAMES["transformer"].in_file(f"blocks.3.{stream}.qkv.bias")
+    assert [name.split(".")[3] for name in names] == parts
 
 
 def test_a_name_without_a_rule_is_a_mistake_of_the_program() -> None:

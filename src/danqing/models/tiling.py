@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from danqing.models.vae import VAE
+from danqing.models.vae import VAE, split_moments
 
 TILE = 256  # pixels
 STRIDE = 192
@@ -21,13 +21,8 @@ def encode_tiled(vae: VAE, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     factor = vae.config.factor
     rows, columns = (n // factor for n in image_BCHW.shape[-2:])
     tile, stride = TILE // factor, STRIDE // factor
-
-    def encode(part: Tensor) -> Tensor:
-        return torch.cat(vae.encode(part), dim=1)
-
-    tiles = [[encode(part) for part in row] for row in cut(image_BCHW, TILE, STRIDE)]
-    mean, logvar = merge(tiles, tile - stride, stride)[..., :rows, :columns].chunk(2, dim=1)
-    return mean, logvar.clamp(-30.0, 20.0)
+    tiles = [[vae.encode_raw(part) for part in row] for row in cut(image_BCHW, TILE, STRIDE)]
+    return split_moments(merge(tiles, tile - stride, stride)[..., :rows, :columns])
 
 
 def decode_tiled(vae: VAE, latent_BCYX: Tensor) -> Tensor:

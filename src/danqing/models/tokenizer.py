@@ -52,7 +52,7 @@ class PromptTokenizer:
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of the prompt and the suffix, without the prefix; never cut."""
-        # A chat marker inside a prompt is text here, not markup.
+        # A chat marker inside a prompt is markup here as in the reference: it gets its special id.
         ids = encode(self.tokenizer, prompt) + self.suffix
         if len(ids) > self.max_tokens:
             limit = self.max_tokens - len(self.suffix)
@@ -72,11 +72,15 @@ def open_tokenizer(folder: Path) -> "Tokenizer":
 
     whole = folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(whole)) if whole.is_file() else build(folder)
+        tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else build(folder)
     except ModelError:
         raise
     except Exception as error:  # the library raises bare Exception for a broken file
         raise ModelError(f"cannot read the tokenizer in {folder}: {error}") from error
+    # A file that was saved after use remembers how it cut and filled the last batch.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def build(folder: Path) -> "Tokenizer":

@@ -61,9 +61,11 @@ class VAE(nn.Module):
 
     def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, z_dim, H/8, W/8]; H and W must be multiples of 8."""
-        moments = self.quant_conv(self.encoder(image_BCHW))
-        mean, logvar = moments.chunk(2, dim=1)
-        return mean, logvar.clamp(-30.0, 20.0)
+        return split_moments(self.encode_raw(image_BCHW))
+
+    def encode_raw(self, image_BCHW: Tensor) -> Tensor:
+        """Mean and log-variance as one tensor, the latter not yet clamped; tiles need it."""
+        return self.quant_conv(self.encoder(image_BCHW))
 
     def decode(self, latent_BCYX: Tensor) -> Tensor:
         """The image, [B, 3, 8 Y, 8 X], clamped to [-1, 1]."""
@@ -229,6 +231,11 @@ class RMSNorm(nn.Module):
         x32 = x.float()
         norm = x32.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
         return (x32 / norm).to(x.dtype) * (x.shape[1] ** 0.5) * self.gamma
+
+
+def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
+    mean, logvar = moments.chunk(2, dim=1)
+    return mean, logvar.clamp(-30.0, 20.0)
 
 
 def conv3(width_in: int, width: int) -> nn.Conv2d:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from danqing.errors import OutputError
 from danqing.models.vae import VAE, Downsample, Upsample
 from danqing.weights import loader, vae_fold
-from danqing.weights.files import TensorFiles, dtype_named
+from danqing.weights.files import TensorFiles, dtype_named, read_json, write_json
 from danqing.weights.hub import find
 from danqing.weights.model import STEMS, build, check_parts, fill, names_of
 from danqing.weights.names import NAMES, Names
@@ -38,6 +38,7 @@ def export(model: str, folder: Path, dtype: str | None = None) -> None:
         save_component(component, network, folder, names, kept, extra)
         network.to("meta")
     copy_settings(source, folder)
+    note_dtype(folder / "text_encoder" / "config.json", dtype)
 
 
 def save_component(
@@ -71,6 +72,14 @@ def time_convolutions(vae: VAE, dtype: torch.dtype) -> Iterator[tuple[str, Tenso
         if over_time:
             yield f"{name}.time_conv.weight", torch.zeros(out, width, 3, 1, 1, dtype=dtype)
             yield f"{name}.time_conv.bias", torch.zeros(out, dtype=dtype)
+
+
+def note_dtype(path: Path, dtype: str | None) -> None:
+    """transformers keeps the weights' dtype among the settings, under one of two names."""
+    settings = read_json(path)
+    for key in ("dtype", "torch_dtype"):
+        if dtype and key in settings:
+            write_json(path, {**settings, key: dtype})
 
 
 def copy_settings(source: Path, folder: Path) -> None:
