@@ -77,9 +77,9 @@ def time_convolutions(vae: VAE, dtype: torch.dtype) -> Iterator[tuple[str, Tenso
 def note_dtype(path: Path, dtype: str | None) -> None:
     """transformers keeps the weights' dtype among the settings, under one of two names."""
     settings = read_json(path)
-    for key in ("dtype", "torch_dtype"):
-        if dtype and key in settings:
-            write_json(path, {**settings, key: dtype})
+    known = [key for key in ("dtype", "torch_dtype") if key in settings]
+    if dtype and known:
+        write_json(path, settings | dict.fromkeys(known, dtype))
 
 
 def copy_settings(source: Path, folder: Path) -> None:
