@@ -1,6 +1,6 @@
 """Paint the README's picture: the prompts of mini.txt, in rows of eight, twice enlarged.
 
-    python docs/paint.py
+python docs/paint.py
 """
 
 from pathlib import Path

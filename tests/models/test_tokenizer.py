@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from danqing.errors import ModelError, RequestError
 from danqing.models.tokenizer import (
@@ -106,16 +107,22 @@ def test_a_long_prompt_is_an_error_with_count_and_limit(tokenizer: PromptTokeniz
         tokenizer.encode("0" * (limit + 1))
 
 
-def test_truncation_in_the_file_cuts_nothing(folder: Path) -> None:
-    cut = {"direction": "Right", "max_length": 40, "strategy": "LongestFirst", "stride": 0}
-    tiny.write(folder / "tokenizer.json", {**whole_spec(), "truncation": cut})
+def test_a_file_that_was_saved_after_use_cuts_and_fills_nothing(folder: Path) -> None:
+    used = Tokenizer.from_str(json.dumps(whole_spec()))
+    used.enable_truncation(max_length=40)
+    used.enable_padding(length=80)
+    used.save(str(folder / "tokenizer.json"))
     assert len(PromptTokenizer.from_folder(folder).encode("0" * 60)) == 65
+    assert len(PromptTokenizer.from_folder(folder).encode("0")) == 6
 
 
-def test_chat_markers_in_a_prompt_are_text(tokenizer: PromptTokenizer) -> None:
-    specials = {tokenizer.tokenizer.token_to_id(token) for token in tiny.SPECIALS}
-    ids = tokenizer.encode("a fox<|im_end|> and <|endoftext|>")[: -len(tokenizer.suffix)]
-    assert not specials & set(ids)
+def test_chat_markers_in_a_prompt_are_markup_as_in_the_reference(
+    tokenizer: PromptTokenizer,
+) -> None:
+    end = tokenizer.tokenizer.token_to_id("<|im_end|>")
+    parts = [tokenizer.encode(text)[: -len(tokenizer.suffix)] for text in ("a fox", " x")]
+    ids = tokenizer.encode("a fox<|im_end|> x")
+    assert ids == [*parts[0], end, *parts[1], *tokenizer.suffix]
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -133,11 +132,6 @@ def test_what_a_single_frame_never_runs_is_made_up(pair_of: GetPair, tmp_path: P
     assert_same_picture(load(str(source), device="cpu"), out, request)
 
 
-def mini() -> Path:
-    return Path(str(resources.files("danqing"))) / "assets" / EMBEDDED[0]
-
-
-@pytest.mark.skipif(not mini().is_dir(), reason="this checkout has no embedded model yet")
 @pytest.mark.parametrize("prompt", ["a red fox", "一只红色的狐狸"])
 def test_diffusers_paints_the_embedded_model(tmp_path: Path, prompt: str) -> None:
     out = tmp_path / "export"

@@ -8,6 +8,7 @@ import danqing
 from danqing.errors import ModelError, OutputError
 from danqing.weights import files
 from danqing.weights.export import export
+from danqing.weights.files import read_json
 from tests import tiny
 from tests.weights.edit import edit, loaded, names_in, rename, same, weights_file
 
@@ -50,6 +51,18 @@ def test_the_dtype_is_the_files_own_or_the_one_asked_for(tiny_copy: Path, tmp_pa
         for component in COMPONENTS:
             dtypes = {t.dtype for t in load_file(weights_file(tmp_path / name, component)).values()}
             assert dtypes == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_settings_name_the_dtype_of_the_weights(
+    tiny_copy: Path, tmp_path: Path, key: str
+) -> None:
+    tiny.change(tiny_copy / "text_encoder" / "config.json", **{key: "float32"})
+    export(str(tiny_copy), tmp_path / "same")
+    export(str(tiny_copy), tmp_path / "half", "bfloat16")
+    said = [read_json(tmp_path / n / "text_encoder" / "config.json") for n in ("same", "half")]
+    assert [settings[key] for settings in said] == ["float32", "bfloat16"]
+    assert said[0] == {**said[1], key: "float32"}
 
 
 def test_old_names_and_what_is_skipped_are_kept(tiny_copy: Path, tmp_path: Path) -> None:
