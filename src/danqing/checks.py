@@ -31,7 +31,7 @@ def complete(request: Request, defaults: Defaults) -> Request:
         steps = len(sigmas) - 1
     return replace(
         request,
-        size=request.size or defaults.size,
+        size=defaults.size if request.size is None else request.size,
         steps=defaults.steps if steps is None else steps,
         sigmas=sigmas,
         guidance=defaults.guidance if request.guidance is None else request.guidance,
@@ -56,6 +56,10 @@ def check(request: Request, tokenizer: PromptTokenizer, unit: int) -> None:
 def check_text(name: str, text: Any) -> None:
     if not isinstance(text, str):
         raise RequestError(f"{name} {text!r} is a {type(text).__name__}; give a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{name} {text!r} holds half a character; give valid Unicode") from None
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> None:
@@ -100,7 +104,7 @@ def warn(requests: Sequence[Request], defaults: Defaults, model: str) -> None:
     """Say what has no effect, and what the model was not made for."""
     if any(r.guidance == 1 and r.negative != BLANK for r in requests):
         warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=4)
-    sizes = {r.size for r in requests if r.size is not None}
+    sizes = {tuple(r.size) for r in requests if r.size is not None}
     foreign = sorted(sizes - set(defaults.sizes)) if defaults.sizes else []
     if foreign:
         trained = ", ".join(f"{w}x{h}" for w, h in defaults.sizes)

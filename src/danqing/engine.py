@@ -21,7 +21,7 @@ from danqing.composer import compose
 from danqing.errors import ModelError, RequestError, WeightsError
 from danqing.models.layout import Layout, Segment
 from danqing.models.text_encoder import Prefix, TextFeatures
-from danqing.models.tiling import decode_tiled
+from danqing.models.tiling import decode_tiled_raw
 from danqing.models.transformer import Modulation
 from danqing.sampling import flow, latents, noise
 from danqing.sampling.guidance import guide
@@ -61,8 +61,7 @@ def load(
     place = resolve_device(device)
     kind = dtype_named(dtype or ("float32" if place.type == "cpu" else "bfloat16"))
     if threads is not None:
-        if threads < 1:
-            raise RequestError(f"threads {threads} must be at least 1")
+        checks.check_whole("threads", threads, 1, 1024)
         torch.set_num_threads(threads)
     opened = open_model(model, find(model), place, kind)
     return Pipeline(opened, place, kind, throughput=throughput)
@@ -107,8 +106,9 @@ class Pipeline:
         self.model = model
         self.device = device
         self.dtype = dtype
-        self.together = throughput or self._packs_exactly()
-        packing = "throughput" if throughput and device.type != "cpu" else "exact"
+        exact = self._packs_exactly()
+        self.together = throughput or exact
+        packing = "throughput" if throughput and not exact else "exact"
         self.profile = numerics.profile(device, dtype, packing=packing)
         self._tables: dict[tuple[float, ...], Modulation] = {}
 
@@ -213,7 +213,9 @@ class Pipeline:
         if guidance > 1 and negative is None:
             negative = self.encode([BLANK]) * len(text)
         against = (
-            [t.features for t in negative] if negative and guidance > 1 else [None] * len(text)
+            [t.features for t in negative]
+            if negative is not None and guidance > 1
+            else [None] * len(text)
         )
         if not len(text) == len(noise) == len(against):
             raise RequestError(
@@ -237,9 +239,9 @@ class Pipeline:
         for latent in latents:
             raw = vae.denormalise(latent.to(self.device))[None].to(self.dtype)
             large = latent.shape[-1] * latent.shape[-2] * vae.config.factor**2 > TILE_ABOVE
-            image = (decode_tiled(vae, raw) if large else vae.decode(raw))[0].float()
-            self._check_finite(image)
-            images.append(image)
+            image = (decode_tiled_raw(vae, raw) if large else vae.decode_raw(raw))[0].float()
+            self._check_finite(image)  # before the clamp, which would turn infinity into white
+            images.append(image.clamp(-1.0, 1.0))
         return images
 
     # ---- inside ---------------------------------------------------------------------------

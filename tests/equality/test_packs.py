@@ -9,9 +9,6 @@ from danqing import Pipeline, Request
 from tests.equality.requests import REQUESTS
 
 PARTITIONS = 20
-thread_bug = pytest.mark.xfail(
-    strict=True, reason="1 x 1 convolutions of models/vae.py depend on the threads"
-)
 
 
 def hashes(pipe: Pipeline, requests: list[Request]) -> list[str]:
@@ -41,7 +38,7 @@ def test_the_requests_are_twelve_different_pictures(alone: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("num_threads", [1, pytest.param(2, marks=thread_bug)])
+@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("seed", range(PARTITIONS))
 def test_any_partition_and_order(
     tiny_pipe: Pipeline, alone: list[str], seed: int, num_threads: int

@@ -59,7 +59,6 @@ def test_a_picture_of_one_tile_is_equal() -> None:
     assert torch.equal(decode_tiled(vae, latent), vae.decode(latent))
 
 
-@pytest.mark.xfail(strict=True, reason="1 x 1 convolutions of models/vae.py depend on the threads")
 @torch.inference_mode()
 @pytest.mark.usefixtures("threads")
 def test_tiled_is_deterministic_on_any_number_of_threads() -> None:

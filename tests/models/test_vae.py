@@ -7,9 +7,6 @@ from torch import nn
 from danqing.models.vae import VAE, Attention, Downsample, RMSNorm, VAEConfig
 from tests import tiny
 
-thread_bug = pytest.mark.xfail(
-    strict=True, reason="1 x 1 convolutions of models/vae.py depend on the threads"
-)
 IMAGE = (1, 3, 32, 48)
 CONFIGS = [
     {},
@@ -104,8 +101,8 @@ def test_nan_comes_through(vae: VAE) -> None:
     "size",
     [
         (5, 3),
-        pytest.param((16, 16), marks=thread_bug),
-        pytest.param((20, 12), marks=thread_bug),
+        (16, 16),
+        (20, 12),
     ],
 )
 def test_bits_do_not_depend_on_the_threads(vae: VAE, size: tuple[int, int]) -> None:

@@ -79,19 +79,16 @@ REFUSED: list[tuple[Reader, dict[str, Any], str]] = [
         {"rope_scaling": {"rope_type": "yarn"}},
         "rope_type 'yarn' is not known",
     ),
-]
-NOT_YET: list[tuple[Reader, dict[str, Any], str]] = [
     (configs.read_schedule, {"time_shift_type": "cubic"}, "time_shift_type"),
     (configs.read_text_encoder, {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
     (configs.read_transformer, {"num_layers": "three"}, "num_layers"),
     (configs.read_text_encoder, {"text_config": None}, "text_config"),
 ]
-not_yet = pytest.mark.xfail(strict=True, reason="weights/configs.py takes these for granted")
 
 
 @pytest.mark.parametrize(
     ("reader", "values", "message"),
-    [*REFUSED, *(pytest.param(*case, marks=not_yet) for case in NOT_YET)],
+    REFUSED,
 )
 def test_what_cannot_be_built_is_refused(
     tmp_path: Path, reader: Reader, values: dict[str, Any], message: str

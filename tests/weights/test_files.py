@@ -91,7 +91,6 @@ def test_an_index_cannot_point_out_of_its_folder(sharded: Path, place: str) -> N
         loaded(sharded, "transformer")
 
 
-@pytest.mark.xfail(strict=True, reason="TensorFiles.shape lets SafetensorError out")
 def test_a_tensor_at_the_wrong_home_is_an_error(sharded: Path) -> None:
     index = index_of(sharded)
     homes = index["weight_map"]
@@ -101,7 +100,6 @@ def test_a_tensor_at_the_wrong_home_is_an_error(sharded: Path) -> None:
         loaded(sharded, "transformer")
 
 
-@pytest.mark.xfail(strict=True, reason="locate takes the form of an index for granted")
 @pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}])
 def test_an_index_of_another_form_is_an_error(sharded: Path, index: dict) -> None:
     write_json(sharded / "transformer" / INDEX, index)

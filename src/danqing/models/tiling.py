@@ -27,11 +27,16 @@ def encode_tiled(vae: VAE, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_tiled(vae: VAE, latent_BCYX: Tensor) -> Tensor:
     """The image, as ``VAE.decode``, clamped (the reference leaves its tiled output unclamped)."""
+    return decode_tiled_raw(vae, latent_BCYX).clamp(-1.0, 1.0)
+
+
+def decode_tiled_raw(vae: VAE, latent_BCYX: Tensor) -> Tensor:
+    """The blended tiles before the clamp, as ``VAE.decode_raw``."""
     factor = vae.config.factor
     height, width = (n * factor for n in latent_BCYX.shape[-2:])
     parts = cut(latent_BCYX, TILE // factor, STRIDE // factor)
     tiles = [[vae.decode_raw(part) for part in row] for row in parts]
-    return merge(tiles, TILE - STRIDE, STRIDE)[..., :height, :width].clamp(-1.0, 1.0)
+    return merge(tiles, TILE - STRIDE, STRIDE)[..., :height, :width]
 
 
 def cut(x: Tensor, tile: int, stride: int) -> Iterator[list[Tensor]]:

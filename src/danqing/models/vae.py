@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.models.activations import silu
+from danqing.models.linear import linear
 
 # Per-channel statistics of the published latents (also the defaults of the reference class).
 PUBLISHED_MEAN = (
@@ -55,8 +56,8 @@ class VAE(nn.Module):
         self.config = config
         z = config.z_dim
         self.encoder = Encoder(config)
-        self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
-        self.post_quant_conv = nn.Conv2d(z, z, 1)
+        self.quant_conv = Conv1(2 * z, 2 * z)
+        self.post_quant_conv = Conv1(z, z)
         self.decoder = Decoder(config)
 
     def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +174,7 @@ class ResBlock(nn.Module):
         self.conv1 = conv3(width_in, width)
         self.norm2 = RMSNorm(width)
         self.conv2 = conv3(width, width)
-        self.conv_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
+        self.conv_shortcut = Conv1(width_in, width) if width_in != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
@@ -186,8 +187,8 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
-        self.proj = nn.Conv2d(width, width, 1)
+        self.to_qkv = Conv1(width, 3 * width)
+        self.proj = Conv1(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[-2:]
@@ -217,6 +218,22 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resample(x)
+
+
+class Conv1(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix product over positions.
+
+    The CPU library splits such convolutions over their input channels once they are large, and so
+    their bits depend on the number of threads; those of ``linear`` do not.
+    """
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__(width_in, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = x.permute(0, 2, 3, 1).flatten(0, 2)
+        out = linear(positions, self.weight.flatten(1), self.bias)
+        return out.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2).contiguous()
 
 
 class RMSNorm(nn.Module):

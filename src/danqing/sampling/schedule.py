@@ -13,13 +13,15 @@ import numpy as np
 
 from danqing.errors import RequestError
 
+ShiftType = Literal["exponential", "linear"]
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The published ``scheduler/scheduler_config.json``; the defaults are Qwen-Image's."""
 
     use_dynamic_shifting: bool = True
-    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    time_shift_type: ShiftType = "exponential"
     base_shift: float = 0.5
     max_shift: float = 0.9
     base_image_seq_len: int = 256
@@ -62,7 +64,10 @@ def stretched(sigmas: np.ndarray, terminal: float) -> np.ndarray:
 
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """A user's own list: falling from at most 1 to 0; the closing 0 may be left out."""
-    levels = [float(s) for s in sigmas]
+    try:
+        levels = [float(s) for s in sigmas]
+    except (TypeError, ValueError):
+        raise RequestError(f"sigmas {sigmas!r} must be a list of numbers") from None
     if levels and levels[-1] != 0.0:
         levels.append(0.0)
     falling = all(a > b for a, b in pairwise(levels))

@@ -5,13 +5,13 @@ A key that would change the network and that danqing does not build is an error,
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from danqing.errors import ModelError
 from danqing.models.text_encoder import TextEncoderConfig
 from danqing.models.transformer import TransformerConfig
 from danqing.models.vae import VAEConfig
-from danqing.sampling.schedule import ScheduleConfig
+from danqing.sampling.schedule import ScheduleConfig, ShiftType
 from danqing.weights.files import read_json
 
 C = TypeVar("C")
@@ -68,18 +68,28 @@ def read_schedule(folder: Path) -> ScheduleConfig:
         "shift_terminal": None,
     }
     values = {**left_out, **values}
-    return strict(ScheduleConfig, values, path, SCHEDULE_IGNORED, SCHEDULE_FIXED)
+    config = strict(ScheduleConfig, values, path, SCHEDULE_IGNORED, SCHEDULE_FIXED)
+    if config.time_shift_type not in get_args(ShiftType):
+        raise ModelError(
+            f"{path}: time_shift_type {config.time_shift_type!r} is not known; use "
+            f"{' or '.join(get_args(ShiftType))}"
+        )
+    return config
 
 
 def read_text_encoder(folder: Path) -> TextEncoderConfig:
     """The text part; older files have it at the top level, newer ones under ``text_config``."""
     path = folder / "text_encoder" / "config.json"
     whole = read_json(path)
-    values = {**whole, **whole.get("text_config", {})}
+    nested = whole.get("text_config", {})
+    if not isinstance(nested, dict):
+        raise ModelError(f"{path}: text_config is {nested!r}, expected an object")
+    values = {**whole, **nested}
     check_fixed(values, TEXT_FIXED, path)
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") not in ("default", "mrope"):
-        raise ModelError(f"{path}: rope_type {rope['rope_type']!r} is not known; use 'default'")
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ("default", "mrope"):
+        raise ModelError(f"{path}: rope_type {kind!r} is not known; use 'default'")
     known = {f.name for f in fields(TextEncoderConfig)}
     chosen = {k: v for k, v in values.items() if k in known and v is not None}
     if "rope_theta" in rope:
@@ -110,6 +120,10 @@ def check_fixed(values: dict[str, Any], fixed: dict[str, Any], path: Path) -> No
 
 def make(cls: type[C], values: dict[str, Any], path: Path) -> C:
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for field in fields(cls):  # type: ignore[arg-type]
+        found = lists.get(field.name)
+        if field.type is int and field.name in lists and type(found) is not int:
+            raise ModelError(f"{path}: {field.name} is {found!r}, expected a whole number")
     try:
         return cls(**lists)
     except TypeError as error:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from danqing import atomic
 from danqing.errors import OutputError
 from danqing.models.vae import VAE, Downsample, Upsample
 from danqing.weights import loader, vae_fold
@@ -29,6 +30,19 @@ def export(model: str, folder: Path, dtype: str | None = None) -> None:
     check_parts(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another")
+    draft = folder.with_name(f".{folder.name}.part")
+    try:
+        write(source, draft, dtype)
+        if folder.exists():
+            folder.rmdir()
+        draft.rename(folder)
+    except OSError as error:
+        raise atomic.unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write(source: Path, folder: Path, dtype: str | None) -> None:
     for component, network in build(source).items():
         with TensorFiles(source / component, STEMS[component]) as files:
             names = names_of(component, files)

@@ -33,7 +33,12 @@ class TensorFiles:
         self._stack.close()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handle(self.home[name]).get_slice(name).get_shape())
+        path = self.home[name]
+        try:
+            return tuple(self._handle(path).get_slice(name).get_shape())
+        except SafetensorError as error:
+            message = f"{path} has no {name}, against the index; fetch the folder again"
+            raise WeightsError(message) from error
 
     def read(self, name: str) -> Tensor:
         path = self.home[name]
@@ -60,7 +65,7 @@ def locate(folder: Path, stem: str, opened: Callable[[Path], Any]) -> Iterator[t
     index = folder / f"{stem}.safetensors.index.json"
     single = folder / f"{stem}.safetensors"
     if index.is_file():
-        for name, file in read_json(index)["weight_map"].items():
+        for name, file in weight_map(index).items():
             # A file name with a path in it could point anywhere.
             path = folder / Path(file).name
             if not path.is_file():
@@ -71,6 +76,13 @@ def locate(folder: Path, stem: str, opened: Callable[[Path], Any]) -> Iterator[t
             yield name, single
     else:
         raise ModelError(f"{folder} has no {single.name} and no {index.name}; fetch it again")
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise ModelError(f"{index} has no weight_map of names to files; fetch it again")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

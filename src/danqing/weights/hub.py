@@ -1,5 +1,6 @@
 """Where a model's folder is: inside the package, on the disk, or on the hub."""
 
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,7 @@ def find(model: str) -> Path:
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"the package came without its model {model!r}; install it again")
         return folder
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))  # leaves an unknown user's ~ as it is
     if folder.is_dir():
         return folder
     if HUB_ID.fullmatch(model) and not model.startswith("."):
@@ -33,7 +34,7 @@ def find(model: str) -> Path:
 def fetch(model_id: str, *, local_only: bool = False) -> Path:
     """Download a repository's settings and weights into the hub's cache; its folder."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(
@@ -41,9 +42,13 @@ def fetch(model_id: str, *, local_only: bool = False) -> Path:
         )
     except HFValidationError as error:
         raise ModelError(f"{model_id!r} is not a hub id; write owner/name") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = "it is not in the cache" if local_only else str(error).splitlines()[0]
+    except Exception as error:  # the client lets its network library's own errors through
+        reason = "it is not in the cache" if local_only else first_line(error)
         remedy = f"fetch it with: danqing model fetch {model_id}"
         raise ModelError(
             f"model {model_id!r}: {reason}; {remedy if local_only else 'check name and network'}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
