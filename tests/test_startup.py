@@ -49,3 +49,14 @@ def test_the_module_is_the_command() -> None:
     assert "generate" in done.stdout
     assert "danqing.cli" in modules
     assert "torch" not in modules
+
+
+def test_painting_does_not_import_the_compiler() -> None:
+    """torch._dynamo takes seconds to import; networks are built without waking it."""
+    code = """
+import danqing, sys
+danqing.load().generate(danqing.Request("a fox", steps=1))
+print("torch._dynamo" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
