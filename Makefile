@@ -2,16 +2,13 @@
 PYTHON ?= python3
 PROMPT ?= 一只红色的狐狸
 BIN := .venv/bin
-.PHONY: demo test test-slow test-gpu lint format mini score clean
+.PHONY: demo test test-gpu lint format mini score clean
 
 demo: .venv/run
 	$(BIN)/danqing generate "$(PROMPT)" --out outputs
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q
-
-test-slow: .venv/dev
-	$(BIN)/python -m pytest -q -m slow
 
 test-gpu: .venv/dev
 	$(BIN)/python -m pytest -q -m gpu
