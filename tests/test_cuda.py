@@ -1,4 +1,4 @@
-"""On a CUDA device: the same picture as on the CPU but for rounding, and the same bits each time."""
+"""On a CUDA device: the CPU's picture but for rounding, and the same bits each time."""
 
 import numpy as np
 import pytest
