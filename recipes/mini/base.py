@@ -7,6 +7,7 @@ guidance has something to steer away from. A step is one pack: captions of all l
 
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,13 @@ from danqing.models.vae import VAE, VAEConfig
 from danqing.sampling import flow, latents
 from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import ScheduleConfig, schedule
+from danqing.types import BLANK
 from recipes.mini.config import BaseStage, Config
 from recipes.mini.files import write_json
 from recipes.mini.loop import Average, Budget, Stateful, learning_rate, set_learning_rate, train
 from recipes.mini.muon import Muon
 from recipes.mini.shards import load_pictures
 from recipes.mini.vae import to_bytes
-
-BLANK = " "
 
 
 class Networks(nn.Module):
@@ -93,9 +93,9 @@ class Data:
         moments = torch.from_numpy(np.load(runs / "vae" / "moments.npy"))
         self.mean, logvar = moments.chunk(2, dim=1)
         self.deviation = logvar.float().mul(0.5).exp().half()
-        known: dict[str, list[int]] = {}
+        encode = cache(tokenizer.encode)  # most captions come many times
         self.captions = [
-            [[known.setdefault(c, tokenizer.encode(c)) for c in r[key]] for r in records]
+            [[encode(caption) for caption in r[key]] for r in records]
             for key in ("captions_en", "captions_zh")
         ]
         self.blank = tokenizer.encode(BLANK)

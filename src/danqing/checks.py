@@ -8,13 +8,13 @@ from typing import Any
 
 from danqing.errors import RequestError
 from danqing.models.tokenizer import PromptTokenizer
+from danqing.models.transformer import MAX_POSITION
 from danqing.sampling.schedule import check_sigmas
 from danqing.types import BLANK, Request
 from danqing.weights.model import Defaults
 
 MAX_STEPS = 1000  # the schedule was trained on so many levels
 MAX_SEED = 2**63 - 1
-MAX_POSITION = 4096  # the rotary positions of the reference end here
 
 
 def complete(request: Request, defaults: Defaults) -> Request:
