@@ -25,6 +25,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PromptTokenizer:
 
 
 def checked(tokenizer: PromptTokenizer, request: Request) -> Request:
+    checks.check_request(request)
+    checks.check_request(request)
     ready = checks.complete(request, DEFAULTS)
     checks.check(ready, tokenizer, unit=16)
     return ready
@@ -75,7 +77,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"size": (64,)}, r"size \(64,\) must be \(width, height\)"),
     ({"size": "64x64"}, r"size '64x64' must be \(width, height\)"),
     ({"size": 64}, r"size 64 must be \(width, height\)"),
-    ({"adapters": {"ink": 0.8}}, "adapter 'ink': this version applies none; leave it out"),
+    ({"adapters": ["ink"]}, r"adapters \['ink'\] must be names with strengths"),
+    ({"adapters": {"ink": "0.8"}}, "strength '0.8' of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": True}}, "strength True of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": math.nan}}, "strength nan of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": math.inf}}, "strength inf of adapter 'ink' must be a number"),
+    ({"adapters": {7: 1.0}}, "adapter 7 is a int"),
+    ({"adapters": dict.fromkeys(map(str, range(1000)), 1.0)}, "1000 adapters .* at most 32"),
     ({"prompt": "x" * 2000}, "prompt has 2000 tokens, the limit is 1019; shorten it"),
     ({"negative": "x" * 2000}, "prompt has 2000 tokens, the limit is 1019"),
     ({"prompt": "\ud800"}, "prompt"),
@@ -112,20 +120,20 @@ def test_positions_end_the_size(longest: int, text: int) -> None:
 @pytest.mark.parametrize("given", ["a fox", None, ("a fox",)])
 def test_what_is_no_request_is_an_error(given: object) -> None:
     with pytest.raises(RequestError, match=r"is not a danqing.Request; write Request\("):
-        checks.complete(given, DEFAULTS)
+        checks.check_request(given)  # type: ignore[arg-type]
 
 
 def test_a_negative_without_effect_is_told() -> None:
     request = checks.complete(Request("x", negative="y", guidance=1.0), DEFAULTS)
     with pytest.warns(UserWarning, match="negative prompt has no effect at guidance 1"):
-        checks.warn([request], DEFAULTS, "mini")
+        checks.warn([request], [None], DEFAULTS, "mini")
 
 
 def test_a_foreign_size_is_told() -> None:
     defaults = Defaults(sizes=((64, 64), (96, 64)))
     ready = [checks.complete(Request("x", size=s), defaults) for s in ((64, 64), (32, 32))]
     with pytest.warns(UserWarning, match="mini was trained at 64x64, 96x64; 32x32 will look wrong"):
-        checks.warn(ready, defaults, "mini")
+        checks.warn(ready, [None] * len(ready), defaults, "mini")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +142,11 @@ def test_a_foreign_size_is_told() -> None:
 def test_nothing_is_told_without_reason(request_: Request) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        checks.warn([checks.complete(request_, DEFAULTS)], DEFAULTS, "mini")
+        checks.warn([checks.complete(request_, DEFAULTS)], [None], DEFAULTS, "mini")
 
 
 def test_a_size_may_be_a_list(tokenizer: PromptTokenizer) -> None:
     """As it comes out of JSON."""
     ready = checked(tokenizer, Request("x", size=[32, 32]))
-    checks.warn([ready], Defaults(sizes=((32, 32),)), "mini")
+    checks.warn([ready], [None], Defaults(sizes=((32, 32),)), "mini")
     assert tuple(ready.size) == (32, 32)

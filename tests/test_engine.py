@@ -11,6 +11,7 @@ from PIL import Image
 
 import danqing
 from danqing import (
+    AdapterError,
     ModelError,
     Pipeline,
     Progress,
@@ -213,18 +214,21 @@ def test_one_wrong_request_stops_all_before_the_work(tiny_pipe: Pipeline) -> Non
         next(stream)
 
 
-def test_adapters_are_refused(tiny_pipe: Pipeline) -> None:
-    with pytest.raises(RequestError, match="adapter 'ink'"):
+def test_adapters_that_are_nowhere_are_refused(tiny_pipe: Pipeline) -> None:
+    with pytest.raises(AdapterError, match="adapter 'ink' is neither a file nor one of"):
         tiny_pipe.generate(Request("x", adapters={"ink": 1.0}))
-    with pytest.raises(RequestError, match=r"adapters \['ink'\]: this version applies none"):
-        tiny_pipe.denoise([], [], [1.0], adapters={"ink": 1.0})
+    text, noise = tiny_pipe.encode(["a"]), [tiny_pipe.noise(0, (16, 16))]
+    with pytest.raises(AdapterError, match="adapter 'ink' is neither"):
+        tiny_pipe.denoise(text, noise, [1.0], adapters={"ink": 1.0})
+    with pytest.raises(RequestError, match="strength 'much' of adapter 'ink' must be a number"):
+        tiny_pipe.denoise(text, noise, [1.0], adapters=[{"ink": "much"}])  # type: ignore[list-item]
 
 
 def test_denoise_needs_as_many_of_each(tiny_pipe: Pipeline) -> None:
     text, noise = tiny_pipe.encode(["a", "b"]), [tiny_pipe.noise(0, (16, 16))]
-    with pytest.raises(RequestError, match="2 texts, 1 noises and 2 negatives"):
+    with pytest.raises(RequestError, match="2 texts, 1 noises, 2 negatives and 2 sets of adapters"):
         tiny_pipe.denoise(text, noise, [1.0])
-    with pytest.raises(RequestError, match="1 texts, 1 noises and 2 negatives"):
+    with pytest.raises(RequestError, match="1 texts, 1 noises, 2 negatives"):
         tiny_pipe.denoise(text[:1], noise, [1.0], 2.0, text)
 
 
@@ -279,7 +283,7 @@ def test_pixels_are_rounded_and_clamped() -> None:
 def test_tables_of_few_schedules_are_kept(tiny_pipe: Pipeline) -> None:
     for steps in range(1, 8):
         tiny_pipe.generate(Request("x", size=(16, 16), steps=steps))
-    assert len(tiny_pipe._tables) <= 4
+    assert len(tiny_pipe._denoiser._tables._kept) <= 4
 
 
 def test_long_prompts_are_encoded_in_several_packs(

@@ -16,7 +16,7 @@ def test_the_public_surface() -> None:
     assert set(danqing._HOMES) == {
         *("Pipeline", "Progress", "Request", "Result", "TextFeatures", "load"),
         *("DanqingError", "ModelError", "OutputError", "RecipeError", "RequestError"),
-        "WeightsError",
+        *("AdapterError", "WeightsError"),
     }
 
 
@@ -52,4 +52,4 @@ def test_dir_shows_the_surface() -> None:
 def test_the_pipelines_stages() -> None:
     public = {name for name in vars(danqing.Pipeline) if not name.startswith("_")}
     stages = {"encode", "noise", "denoise", "decode", "generate", "stream", "check"}
-    assert public == stages | {"defaults", "unit"}
+    assert public == stages | {"defaults", "unit", "made_for"}

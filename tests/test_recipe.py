@@ -30,7 +30,9 @@ def made(image) -> dict:
     request = Request(
         "一只红色的狐狸", "blurry", 2**63 - 1, (32, 16), guidance=4, adapters={"a": 0.8}
     )
-    return recipe.make(request, "mini", "0123456789abcdef", SIGMAS, PROFILE, image)
+    return recipe.make(
+        request, "mini", "0123456789abcdef", SIGMAS, PROFILE, image, {"a": "ff" * 32}
+    )
 
 
 def test_make_holds_everything(made, image):
@@ -45,7 +47,7 @@ def test_make_holds_everything(made, image):
         "steps": 3,
         "sigmas": SIGMAS,
         "guidance": 4.0,
-        "adapters": {"a": 0.8},
+        "adapters": {"a": {"strength": 0.8, "sha256": "ff" * 32}},
         "profile": PROFILE,
         "pixels_sha256": recipe.pixels_sha256(image),
     }
@@ -66,7 +68,9 @@ def test_round_trip_through_a_file(tmp_path, made, image):
     request = recipe.to_request(made)
     assert request.sigmas == tuple(SIGMAS)
     assert (request.steps, request.size, request.seed) == (None, (32, 16), 2**63 - 1)
-    again = recipe.make(request, "mini", "0123456789abcdef", SIGMAS, PROFILE, image)
+    again = recipe.make(
+        request, "mini", "0123456789abcdef", SIGMAS, PROFILE, image, {"a": "ff" * 32}
+    )
     assert again == made
 
 
@@ -92,7 +96,8 @@ def test_parameters_text_as_other_tools_read_it(made):
         "一只红色的狐狸\n"
         "Negative prompt: blurry\n"
         "Steps: 3, Sampler: Euler, CFG scale: 4, Seed: 9223372036854775807, Size: 32x16, "
-        f"Model: mini, Model hash: 0123456789, Version: danqing {__version__}"
+        f"Model: mini, Model hash: 0123456789, Adapters: a 0.8, "
+        f"Version: danqing {__version__}"
     )
 
 
@@ -209,7 +214,10 @@ def test_a_damaged_byte_never_crashes(tmp_path, made, image):
         ({"size": [16.5, 16]}, "field 'size'"),
         ({"sigmas": []}, "not numbers"),
         ({"sigmas": ["1"]}, "not numbers"),
-        ({"adapters": {"a": "b"}}, "not numbers"),
+        ({"adapters": {"a": "b"}}, "adapter 'a' lacks its strength or sha256"),
+        ({"adapters": {"a": 0.8}}, "adapter 'a' lacks its strength or sha256"),
+        ({"adapters": {"a": {"strength": "1", "sha256": ""}}}, "adapter 'a' lacks"),
+        ({"adapters": {"a": {"strength": 1}}}, "adapter 'a' lacks"),
         ({"model": {"id": "mini"}}, "lacks its id or fingerprint"),
     ],
 )

@@ -15,6 +15,7 @@ from danqing.version import __version__
 if TYPE_CHECKING:
     from danqing.engine import Pipeline, load
     from danqing.errors import (
+        AdapterError,
         DanqingError,
         ModelError,
         OutputError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from danqing.types import Progress, Request, Result
 
 _HOMES = {
+    "AdapterError": "danqing.errors",
     "DanqingError": "danqing.errors",
     "ModelError": "danqing.errors",
     "OutputError": "danqing.errors",
@@ -41,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterError",
     "DanqingError",
     "ModelError",
     "OutputError",

@@ -2,10 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from danqing.adapters.adapter import Sampling
 from danqing.errors import RequestError
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.transformer import MAX_POSITION
@@ -15,13 +16,15 @@ from danqing.weights.model import Defaults
 
 MAX_STEPS = 1000  # the schedule was trained on so many levels
 MAX_SEED = 2**63 - 1
+MAX_ADAPTERS = 32  # of one picture
 
 
-def complete(request: Request, defaults: Defaults) -> Request:
-    """The request with the model's defaults where it is silent."""
-    if not isinstance(request, Request):
-        raise RequestError(f"{request!r} is not a danqing.Request; write Request({request!r})")
-    sigmas, steps = request.sigmas, request.steps
+def complete(request: Request, defaults: Defaults, made: Sampling | None = None) -> Request:
+    """The request with defaults where it is silent: those of its adapters, then the model's.
+
+    ``made`` is the sampling that its adapters were made for.
+    """
+    sigmas, steps, guidance = request.sigmas, request.steps, request.guidance
     if sigmas is not None:
         sigmas = tuple(check_sigmas(sigmas))
         if steps not in (None, len(sigmas) - 1):
@@ -29,12 +32,16 @@ def complete(request: Request, defaults: Defaults) -> Request:
                 f"steps {steps} and {len(sigmas) - 1} sigmas disagree; leave one of them out"
             )
         steps = len(sigmas) - 1
+    elif made and steps in (None, made.steps):
+        steps, sigmas = made.steps, made.sigmas
+    if made and guidance is None:
+        guidance = made.guidance
     return replace(
         request,
         size=defaults.size if request.size is None else request.size,
         steps=defaults.steps if steps is None else steps,
         sigmas=sigmas,
-        guidance=defaults.guidance if request.guidance is None else request.guidance,
+        guidance=defaults.guidance if guidance is None else guidance,
     )
 
 
@@ -45,12 +52,30 @@ def check(request: Request, tokenizer: PromptTokenizer, unit: int) -> None:
     check_whole("seed", request.seed, 0, MAX_SEED)
     check_whole("steps", request.steps, 1, MAX_STEPS)
     check_guidance(request.guidance)
-    if request.adapters:
-        raise RequestError(
-            f"adapter {next(iter(request.adapters))!r}: this version applies none; leave it out"
-        )
     texts = [request.prompt] if request.guidance == 1 else [request.prompt, request.negative]
     check_size(request.size, unit, max(len(tokenizer.encode(text)) for text in texts))
+
+
+def check_request(request: Request) -> None:
+    """What must hold before anything is looked up: a request, and names with strengths."""
+    if not isinstance(request, Request):
+        raise RequestError(f"{request!r} is not a danqing.Request; write Request({request!r})")
+    check_adapters(request.adapters)
+
+
+def check_adapters(strengths: Any) -> None:
+    if not isinstance(strengths, Mapping):
+        raise RequestError(f'adapters {strengths!r} must be names with strengths: {{"ink": 0.8}}')
+    if len(strengths) > MAX_ADAPTERS:
+        raise RequestError(
+            f"{len(strengths)} adapters for one picture, at most {MAX_ADAPTERS} are applied; "
+            "combine some with: danqing adapter combine"
+        )
+    for name, strength in strengths.items():
+        check_text("adapter", name)
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not number or not math.isfinite(strength):
+            raise RequestError(f"strength {strength!r} of adapter {name!r} must be a number: 0.8")
 
 
 def check_text(name: str, text: Any) -> None:
@@ -100,8 +125,19 @@ def nearest(pixels: Any, unit: int) -> str:
     return f"; nearest: {below} or {above}" if below else f"; nearest: {above}"
 
 
-def warn(requests: Sequence[Request], defaults: Defaults, model: str) -> None:
-    """Say what has no effect, and what the model was not made for."""
+def warn(
+    requests: Sequence[Request],
+    made: Sequence[Sampling | None],
+    defaults: Defaults,
+    model: str,
+) -> None:
+    """Say what has no effect, and what the model and the adapters were not made for."""
+    for request, sampling in zip(requests, made, strict=True):
+        if sampling and not follows(request, sampling):
+            warnings.warn(
+                f"an adapter was made for {sampling}; other sampling will look wrong", stacklevel=4
+            )
+            break
     if any(r.guidance == 1 and r.negative != BLANK for r in requests):
         warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=4)
     sizes = {tuple(r.size) for r in requests if r.size is not None}
@@ -112,3 +148,10 @@ def warn(requests: Sequence[Request], defaults: Defaults, model: str) -> None:
         warnings.warn(
             f"{model} was trained at {trained}; {width}x{height} will look wrong", stacklevel=4
         )
+
+
+def follows(request: Request, sampling: Sampling) -> bool:
+    """Whether the request samples as its adapter was made for."""
+    levels = sampling.sigmas is None or request.sigmas == sampling.sigmas
+    guidance = sampling.guidance is None or request.guidance == sampling.guidance
+    return request.steps == sampling.steps and levels and guidance

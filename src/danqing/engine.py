@@ -9,22 +9,21 @@ How a stage works is known below; what rides together in a pack is decided in ``
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, cast, overload
 
 import torch
 from torch import Tensor
 
 from danqing import checks, numerics, recipe
+from danqing.adapters.adapter import Sampling
+from danqing.adapters.store import Store
 from danqing.composer import compose
+from danqing.denoising import Denoiser, Job
 from danqing.errors import ModelError, RequestError, WeightsError
-from danqing.models.layout import Layout, Segment
 from danqing.models.text_encoder import Prefix, TextFeatures
 from danqing.models.tiling import decode_tiled_raw
-from danqing.models.transformer import Modulation
 from danqing.sampling import flow, latents, noise
-from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import check_sigmas, schedule
 from danqing.types import BLANK, Progress, Request, Result
 from danqing.weights.files import dtype_named
@@ -79,24 +78,6 @@ def resolve_device(name: str | None) -> torch.device:
     return device
 
 
-@dataclass
-class Job:
-    """A picture on its way: its patches change with every step."""
-
-    patches: Tensor  # [P, C] float32
-    rows: int
-    columns: int
-    text: Tensor
-    negative: Tensor | None  # none: no guidance
-    guidance: float
-    sigmas: list[float]
-    step: int = 0  # steps done
-    velocity: Tensor | None = None
-
-    def segment(self, text: Tensor) -> Segment:
-        return Segment(self.rows, self.columns, text.shape[0])
-
-
 class Pipeline:
     """A model in place, and the stages that paint with it."""
 
@@ -110,7 +91,8 @@ class Pipeline:
         self.together = throughput or exact
         packing = "throughput" if throughput and not exact else "exact"
         self.profile = numerics.profile(device, dtype, packing=packing)
-        self._tables: dict[tuple[float, ...], Modulation] = {}
+        self.adapters = Store(model.transformer, model.id, model.folder)
+        self._denoiser = Denoiser(model.transformer)
 
     @property
     def defaults(self) -> Defaults:
@@ -137,16 +119,35 @@ class Pipeline:
     def stream(self, requests: Sequence[Request]) -> Iterator[Progress | Result]:
         """Paint, and yield a Progress after every step and a Result for every picture."""
         ready = self.check(requests)
-        for places in compose([self._patches(r) for r in ready], together=self.together):
+        facts = [[self.adapters.facts(name) for name in r.adapters] for r in ready]
+        packs = compose(
+            [self._patches(r) for r in ready],
+            together=self.together,
+            loads=[{fact.digest: fact.bytes for fact in own} for own in facts],
+            room=self.adapters.capacity,
+        )
+        for places in packs:
             yield from self._paint([ready[p] for p in places], places)
 
     def check(self, requests: Sequence[Request]) -> list[Request]:
         """The requests with defaults filled in; RequestError for any that cannot be painted."""
-        ready = [checks.complete(r, self.defaults) for r in requests]
+        made = [self.made_for(request) for request in requests]
+        ready = [checks.complete(r, self.defaults, m) for r, m in zip(requests, made, strict=True)]
         for request in ready:
             checks.check(request, self.model.tokenizer, self.unit)
-        checks.warn(ready, self.defaults, self.model.id)
+        checks.warn(ready, made, self.defaults, self.model.id)
         return ready
+
+    def made_for(self, request: Request) -> Sampling | None:
+        """The sampling that the request's adapters were made for, if one of them was."""
+        checks.check_request(request)
+        made = self.adapters.samplings(request.adapters)
+        if len(set(made.values())) > 1 and request.steps is None and request.sigmas is None:
+            each = ", ".join(f"{name} for {sampling}" for name, sampling in made.items())
+            raise RequestError(
+                f"the adapters were made for different sampling ({each}); give steps or sigmas"
+            )
+        return next(iter(made.values()), None)
 
     @torch.inference_mode()
     def _paint(self, requests: list[Request], places: list[int]) -> Iterator[Progress | Result]:
@@ -169,6 +170,7 @@ class Pipeline:
                 tuple(job.sigmas),
                 self.profile,
                 picture,
+                {name: self.adapters.facts(name).digest for name in request.adapters},
             )
             yield Result(place, request, picture, made, timings)
 
@@ -200,15 +202,17 @@ class Pipeline:
         sigmas: Sequence[float],
         guidance: float = 1.0,
         negative: Sequence[TextFeatures] | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
     ) -> list[Tensor]:
         """Clean latents [16, H/8, W/8] in the transformer's (normalised) space.
 
         ``negative`` stands beside ``text`` and is used where ``guidance`` > 1; a blank without it.
+        ``adapters`` are names with strengths, for all images or a list of them, one for each.
         """
-        if adapters:
-            raise RequestError(f"adapters {sorted(adapters)}: this version applies none")
         checks.check_guidance(guidance)
+        wanted = [adapters or {}] * len(text) if not isinstance(adapters, Sequence) else adapters
+        for strengths in wanted:
+            checks.check_adapters(strengths)
         levels = check_sigmas(sigmas)
         if guidance > 1 and negative is None:
             negative = self.encode([BLANK]) * len(text)
@@ -217,14 +221,14 @@ class Pipeline:
             if negative is not None and guidance > 1
             else [None] * len(text)
         )
-        if not len(text) == len(noise) == len(against):
+        if not len(text) == len(noise) == len(against) == len(wanted):
             raise RequestError(
-                f"{len(text)} texts, {len(noise)} noises and {len(against)} negatives: "
-                "denoise needs as many of each"
+                f"{len(text)} texts, {len(noise)} noises, {len(against)} negatives and "
+                f"{len(wanted)} sets of adapters: denoise needs as many of each"
             )
         jobs = [
-            self._job(n, t.features, a, guidance, levels)
-            for n, t, a in zip(noise, text, against, strict=True)
+            self._job(n, t.features, a, guidance, levels, strengths)
+            for n, t, a, strengths in zip(noise, text, against, wanted, strict=True)
         ]
         sizes = [len(j.patches) * (1 if j.negative is None else 2) for j in jobs]
         for places in compose(sizes, together=self.together):
@@ -257,6 +261,7 @@ class Pipeline:
                 features[r.negative].features if cast(float, r.guidance) > 1 else None,
                 cast(float, r.guidance),
                 self._sigmas(r),
+                r.adapters,
             )
             for r in requests
         ]
@@ -268,52 +273,16 @@ class Pipeline:
         negative: Tensor | None,
         guidance: float,
         sigmas: list[float],
+        adapters: Mapping[str, float],
     ) -> Job:
         rows, columns = (n // latents.PATCH for n in noise_CYX.shape[-2:])
-        patches = latents.pack(noise_CYX).to(self.device)
-        return Job(patches, rows, columns, text, negative, guidance, sigmas)
+        patches, mix = latents.pack(noise_CYX).to(self.device), self.adapters.mix(adapters)
+        return Job(patches, rows, columns, text, negative, guidance, sigmas, mix)
 
     def _denoise(self, jobs: list[Job]) -> Iterator[tuple[int, int]]:
-        """Euler steps for all jobs of a pack; a job with fewer steps leaves the pack earlier."""
-        table = self._table({s for job in jobs for s in job.sigmas[:-1]})
-        steps = max(len(job.sigmas) for job in jobs) - 1
-        for step in range(steps):
-            active = [job for job in jobs if step < len(job.sigmas) - 1]
-            self._velocities(active, step, table)
-            for job in active:
-                sigma, following = job.sigmas[step : step + 2]
-                velocity = cast(Tensor, job.velocity)
-                job.patches = flow.euler(job.patches, velocity, sigma, following)
-                job.step = step + 1
-            yield step + 1, steps
+        yield from self._denoiser.run(jobs)
         for job in jobs:
             self._check_finite(job.patches)
-
-    def _velocities(self, jobs: list[Job], step: int, table: Modulation) -> None:
-        """One pack: the conditional branch of every job, then the unconditional ones."""
-        guided = [job for job in jobs if job.negative is not None]
-        riders = [(j, j.text) for j in jobs] + [(j, cast(Tensor, j.negative)) for j in guided]
-        layout = lay_out(tuple(job.segment(text) for job, text in riders))
-        rows = torch.tensor([table.sigmas.index(job.sigmas[step]) for job, _ in riders])
-        patches = torch.cat([job.patches for job, _ in riders]).to(self.dtype)
-        text = torch.cat([text for _, text in riders])
-        out = self.model.transformer(patches, text, layout, table, rows).float()
-        parts = out.split(layout.patch_lengths)
-        against = dict(zip(map(id, guided), parts[len(jobs) :], strict=True))
-        for job, conditional in zip(jobs, parts, strict=False):
-            blank = against.get(id(job))
-            job.velocity = conditional if blank is None else guide(conditional, blank, job.guidance)
-
-    def _table(self, sigmas: set[float]) -> Modulation:
-        """The modulation table of these levels; the last few are kept."""
-        # The table works in float32, and so do the levels by which its rows are found.
-        levels = tuple(sorted(sigmas, reverse=True))
-        if levels not in self._tables:
-            while len(self._tables) >= 4:
-                self._tables.pop(next(iter(self._tables)))
-            baked = self.model.transformer.bake(levels)
-            self._tables[levels] = Modulation(levels, baked.img, baked.txt, baked.out)
-        return self._tables[levels]
 
     def _sigmas(self, request: Request) -> list[float]:
         if request.sigmas is not None:
@@ -387,11 +356,6 @@ class Pipeline:
         raise WeightsError(
             f"the picture is not finite in {str(self.dtype)[6:]}; use --dtype bfloat16 or float32"
         )
-
-
-@lru_cache(maxsize=16)
-def lay_out(segments: tuple[Segment, ...]) -> Layout:
-    return Layout(segments)
 
 
 def to_pil(image_CHW: Tensor) -> "Image":

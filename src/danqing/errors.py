@@ -4,6 +4,7 @@
     |- RequestError      a request that cannot be painted: size, steps, prompt, seed, ...
     |- ModelError        a model that cannot be found, or whose folder or configuration is wrong
     |  `- WeightsError   a tensor or a weights file that is missing, misshapen or damaged
+    |- AdapterError      an adapter file that is damaged, not understood, or for another model
     |- RecipeError       a picture without a recipe, or with one that this model cannot follow
     `- OutputError       a place where the picture cannot be written
 
@@ -26,6 +27,10 @@ class ModelError(DanqingError):
 
 class WeightsError(ModelError):
     """A weights file that does not fit the network or is damaged."""
+
+
+class AdapterError(DanqingError):
+    """An adapter that cannot be read, applied or written."""
 
 
 class RecipeError(DanqingError):

@@ -52,11 +52,14 @@ def make(
     sigmas: Sequence[float],
     profile: Mapping[str, str],
     image: Image.Image,
+    adapters: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The recipe of a painted image, as a dict that JSON can hold.
 
-    ``sigmas`` are the levels that were used, with or without the closing 0.
+    ``sigmas`` are the levels that were used, with or without the closing 0; ``adapters`` are the
+    SHA-256 of the request's adapters, by their names.
     """
+    digests = adapters or {}
     return {
         "danqing": __version__,
         "model": {"id": model_id, "fingerprint": fingerprint},
@@ -67,7 +70,10 @@ def make(
         "steps": sum(1 for sigma in sigmas if sigma > 0),
         "sigmas": [float(sigma) for sigma in sigmas],
         "guidance": 1.0 if request.guidance is None else float(request.guidance),
-        "adapters": dict(request.adapters),
+        "adapters": {
+            name: {"strength": float(strength), "sha256": digests[name]}
+            for name, strength in request.adapters.items()
+        },
         "profile": dict(profile),
         "pixels_sha256": pixels_sha256(image),
     }
@@ -82,7 +88,7 @@ def to_request(recipe: Mapping[str, Any]) -> Request:
         size=(recipe["size"][0], recipe["size"][1]),
         sigmas=tuple(recipe["sigmas"]),
         guidance=float(recipe["guidance"]),
-        adapters=dict(recipe["adapters"]),
+        adapters={name: own["strength"] for name, own in recipe["adapters"].items()},
     )
 
 
@@ -102,6 +108,7 @@ def parameters_text(recipe: Mapping[str, Any]) -> str:
         "Size": f"{width}x{height}",
         "Model": _quoted(recipe["model"]["id"]),
         "Model hash": recipe["model"]["fingerprint"].rpartition(":")[2][:10],
+        **_adapter_settings(recipe),
         "Version": f"danqing {recipe['danqing']}",
     }
     lines = [recipe["prompt"]]
@@ -109,6 +116,11 @@ def parameters_text(recipe: Mapping[str, Any]) -> str:
         lines.append(f"Negative prompt: {recipe['negative']}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
     return "\n".join(lines).replace("\0", "")  # a PNG text chunk may not hold NUL
+
+
+def _adapter_settings(recipe: Mapping[str, Any]) -> dict[str, str]:
+    named = [f"{name} {own['strength']:g}" for name, own in recipe["adapters"].items()]
+    return {"Adapters": _quoted(", ".join(named))} if named else {}
 
 
 def _quoted(value: str) -> str:
@@ -183,6 +195,9 @@ def _check(recipe: Any) -> None:
         raise ValueError("field 'model' lacks its id or fingerprint")
     if len(recipe["size"]) != 2 or not all(type(pixels) is int for pixels in recipe["size"]):
         raise ValueError(f"field 'size' is {recipe['size']!r}")
-    numbers = [*recipe["sigmas"], *recipe["adapters"].values()]
-    if not recipe["sigmas"] or not all(type(number) in (int, float) for number in numbers):
-        raise ValueError("the numbers of 'sigmas' or 'adapters' are not numbers")
+    if not recipe["sigmas"] or not all(type(n) in (int, float) for n in recipe["sigmas"]):
+        raise ValueError("the numbers of 'sigmas' are not numbers")
+    for name, own in recipe["adapters"].items():
+        known = isinstance(own, dict) and isinstance(own.get("sha256"), str)
+        if not known or type(own.get("strength")) not in (int, float):
+            raise ValueError(f"adapter {name!r} lacks its strength or sha256")

@@ -23,7 +23,7 @@ class Request:
         sigmas: a plain list of falling noise levels in place of ``steps``; the closing 0 may be
             left out.
         guidance: scale of classifier-free guidance; 1 is none.
-        adapters: names of adapters and their strengths.
+        adapters: names or files of adapters, with their strengths; 1 is an adapter as it was made.
     """
 
     prompt: str

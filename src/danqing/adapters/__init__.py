@@ -1,0 +1,1 @@
+"""Adapters: reading LoRA files of every naming, applying them, merging, converting, storing."""

@@ -1,0 +1,23 @@
+"""Refusing an adapter with the list of what is wrong with it: at most ten faults, and the count."""
+
+from collections.abc import Callable
+
+from danqing.errors import AdapterError
+
+LISTED = 10
+Refuse = Callable[[str, list[str]], None]
+
+
+def refusal(name: str) -> Refuse:
+    """Of this adapter: does nothing where there are no faults."""
+
+    def refuse(what: str, faults: list[str]) -> None:
+        if faults:
+            raise AdapterError(f"adapter {name} {what}: {listed(faults)}")
+
+    return refuse
+
+
+def listed(faults: list[str]) -> str:
+    shown = ", ".join(faults[:LISTED])
+    return shown if len(faults) <= LISTED else f"{shown} and {len(faults) - LISTED} more"
