@@ -32,14 +32,16 @@ def complete(request: Request, defaults: Defaults, made: Sampling | None = None)
                 f"steps {steps} and {len(sigmas) - 1} sigmas disagree; leave one of them out"
             )
         steps = len(sigmas) - 1
-    elif made and steps in (None, made.steps):
-        steps, sigmas = made.steps, made.sigmas
+    else:
+        own = made or Sampling(defaults.steps, defaults.sigmas)
+        if steps in (None, own.steps):
+            steps, sigmas = own.steps, own.sigmas
     if made and guidance is None:
         guidance = made.guidance
     return replace(
         request,
         size=defaults.size if request.size is None else request.size,
-        steps=defaults.steps if steps is None else steps,
+        steps=steps,
         sigmas=sigmas,
         guidance=defaults.guidance if guidance is None else guidance,
     )

@@ -28,7 +28,8 @@ class Sampling:
     guidance: float | None = None
 
     def __str__(self) -> str:
-        levels = f" at {', '.join(f'{s:g}' for s in self.sigmas)}" if self.sigmas else ""
+        given = ", ".join(f"{sigma:.4g}" for sigma in self.sigmas or () if sigma)
+        levels = f" at {given}" if given else ""
         guidance = f", guidance {self.guidance:g}" if self.guidance is not None else ""
         return f"{self.steps} steps{levels}{guidance}"
 

@@ -120,16 +120,17 @@ def strip(name: str) -> tuple[str, str]:
 
 
 def describe(keys: list[Key]) -> str:
-    """The naming in words: ``kohya (lora_unet_..., lora_down/lora_up)``."""
+    """The naming in words: ``kohya (lora_unet_*, lora_down/lora_up)``."""
     prefixes = sorted({key.prefix for key in keys})
-    words = " and ".join(f"{p}..." if p else "no prefix" for p in prefixes)
+    words = " and ".join(f"{p}*" if p else "no prefix" for p in prefixes)
+    plain = [key.text.removeprefix(key.prefix) for key in keys]
     pairs = {
         "lora_A": "lora_A/lora_B",
         "lora_down": "lora_down/lora_up",
         "lora.down": "lora.down/up",
     }
-    pairs |= {"lokr_": "LoKr", "hada_": "LoHa", "diff": "diff", "w_norm": "diff"}
-    styles = [style for mark, style in pairs.items() if any(mark in key.text for key in keys)]
+    pairs |= {"lokr_": "LoKr", "hada_": "LoHa", ".diff": "diff", "w_norm": "diff"}
+    styles = [style for mark, style in pairs.items() if any(mark in text for text in plain)]
     tool = TOOLS.get(prefixes[0]) if len(prefixes) == 1 else None
     if prefixes == [""]:
         tool = "PEFT" if "lora_A/lora_B" in styles else "Lightning"

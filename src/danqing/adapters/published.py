@@ -5,6 +5,7 @@ constant shift 3, no guidance.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def known_sampling(path: Path) -> Sampling | None:
     """Of a published file, by its name: these files say nothing of it themselves."""
     match = _NAMED.fullmatch(path.stem)
     return LIGHTNING[int(match[2])] if match else None
+
+
+def find(name: str, also: Sequence[str] = ()) -> Path:
+    """A file, a folder, or one that was fetched from the hub; ``also`` are names for the error.
+
+    Raises:
+        AdapterError: it is nowhere.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if on_hub(name):
+        return fetch(name, local_only=True)
+    known = ", ".join([*also, *SHORT_NAMES])
+    raise AdapterError(f"adapter {name!r} is neither a file nor one of {known}; check the name")
 
 
 def fetch(name: str, *, local_only: bool = False) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from danqing.errors import AdapterError
@@ -76,3 +77,17 @@ def with_peft_config(path: Path, metadata: dict[str, str]) -> dict[str, str]:
         return {**metadata, "lora_adapter_metadata": beside.read_text("utf-8")}
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"cannot read {beside}: {error}") from error
+
+
+def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The bytes of a safetensors file, the same ones for the same content.
+
+    The library itself writes the metadata in an order that changes from process to process.
+    """
+    content = save(tensors, metadata)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]

@@ -98,13 +98,7 @@ class Store:
             return self._named[name]
         if "/" not in name and own.is_file():
             return own
-        path = Path(name).expanduser()
-        if path.exists():
-            return path
-        if published.on_hub(name):
-            return published.fetch(name, local_only=True)
-        known = ", ".join([*self.names, *published.SHORT_NAMES])
-        raise AdapterError(f"adapter {name!r} is neither a file nor one of {known}; check the name")
+        return published.find(name, also=self.names)
 
     def mix(self, strengths: Mapping[str, float]) -> Mix:
         """The adapters of one picture, in an order that does not depend on the request's."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,11 +29,18 @@ def export(model: str, folder: Path, dtype: str | None = None) -> None:
     """
     source = find(model)
     check_parts(source)
+    with new_folder(folder) as draft:
+        write(source, draft, dtype)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when it is whole; nothing stays of a failure."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another")
     draft = folder.with_name(f".{folder.name}.part")
     try:
-        write(source, draft, dtype)
+        yield draft
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)

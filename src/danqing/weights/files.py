@@ -40,6 +40,10 @@ class TensorFiles:
             message = f"{path} has no {name}, against the index; fetch the folder again"
             raise WeightsError(message) from error
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Without reading the tensor's values."""
+        return self._handle(self.home[name]).get_slice(name)[:0].dtype
+
     def read(self, name: str) -> Tensor:
         path = self.home[name]
         try:

@@ -12,7 +12,7 @@ from danqing.models.text_encoder import TextEncoder
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.transformer import Transformer
 from danqing.models.vae import VAE
-from danqing.sampling.schedule import ScheduleConfig
+from danqing.sampling.schedule import ScheduleConfig, check_sigmas
 from danqing.weights import configs, loader, plan, vae_fold
 from danqing.weights.files import TensorFiles, read_json
 from danqing.weights.fingerprint import fingerprint
@@ -31,12 +31,14 @@ PARTS = (*STEMS, "tokenizer", "scheduler")
 class Defaults:
     """What a request gets that does not say; Qwen-Image's unless the folder has a danqing.json.
 
-    ``sizes`` are the (width, height) that the model was trained for; empty: any.
+    ``sigmas`` stand for ``steps`` where they are given. ``sizes`` are the (width, height) that the
+    model was trained for; empty: any.
     """
 
     size: tuple[int, int] = (1328, 1328)
     steps: int = 50
     guidance: float = 4.0
+    sigmas: tuple[float, ...] | None = None
     sizes: tuple[tuple[int, int], ...] = ()
 
 
@@ -146,4 +148,6 @@ def read_defaults(folder: Path) -> Defaults:
         return Defaults()
     values = read_json(path)
     values["sizes"] = [tuple(size) for size in values.get("sizes", ())]
+    if values.get("sigmas") is not None:
+        values["sigmas"] = check_sigmas(values["sigmas"])
     return configs.strict(Defaults, values, path, ignored=set(), fixed={})
