@@ -82,6 +82,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"adapters": {"ink": True}}, "strength True of adapter 'ink' must be a number"),
     ({"adapters": {"ink": math.nan}}, "strength nan of adapter 'ink' must be a number"),
     ({"adapters": {"ink": math.inf}}, "strength inf of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": -101}}, "strength -101 .* must be a number from -100 to 100"),
     ({"adapters": {7: 1.0}}, "adapter 7 is a int"),
     ({"adapters": dict.fromkeys(map(str, range(1000)), 1.0)}, "1000 adapters .* at most 32"),
     ({"prompt": "x" * 2000}, "prompt has 2000 tokens, the limit is 1019; shorten it"),

@@ -16,7 +16,7 @@ def test_the_public_surface() -> None:
     assert set(danqing._HOMES) == {
         *("Pipeline", "Progress", "Request", "Result", "TextFeatures", "load"),
         *("DanqingError", "ModelError", "OutputError", "RecipeError", "RequestError"),
-        *("AdapterError", "WeightsError"),
+        *("AdapterError", "DataError", "TrainingError", "WeightsError"),
     }
 
 

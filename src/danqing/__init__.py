@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from danqing.errors import (
         AdapterError,
         DanqingError,
+        DataError,
         ModelError,
         OutputError,
         RecipeError,
         RequestError,
+        TrainingError,
         WeightsError,
     )
     from danqing.models.text_encoder import TextFeatures
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdapterError": "danqing.errors",
     "DanqingError": "danqing.errors",
+    "DataError": "danqing.errors",
     "ModelError": "danqing.errors",
     "OutputError": "danqing.errors",
     "Pipeline": "danqing.engine",
@@ -38,6 +41,7 @@ _HOMES = {
     "RequestError": "danqing.errors",
     "Result": "danqing.types",
     "TextFeatures": "danqing.models.text_encoder",
+    "TrainingError": "danqing.errors",
     "WeightsError": "danqing.errors",
     "load": "danqing.engine",
 }
@@ -45,6 +49,7 @@ _HOMES = {
 __all__ = [
     "AdapterError",
     "DanqingError",
+    "DataError",
     "ModelError",
     "OutputError",
     "Pipeline",
@@ -54,6 +59,7 @@ __all__ = [
     "RequestError",
     "Result",
     "TextFeatures",
+    "TrainingError",
     "WeightsError",
     "__version__",
     "load",

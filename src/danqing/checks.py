@@ -17,6 +17,7 @@ from danqing.weights.model import Defaults
 MAX_STEPS = 1000  # the schedule was trained on so many levels
 MAX_SEED = 2**63 - 1
 MAX_ADAPTERS = 32  # of one picture
+MAX_STRENGTH = 100  # far beyond what makes a picture; more would overflow
 
 
 def complete(request: Request, defaults: Defaults, made: Sampling | None = None) -> Request:
@@ -76,8 +77,11 @@ def check_adapters(strengths: Any) -> None:
     for name, strength in strengths.items():
         check_text("adapter", name)
         number = isinstance(strength, int | float) and not isinstance(strength, bool)
-        if not number or not math.isfinite(strength):
-            raise RequestError(f"strength {strength!r} of adapter {name!r} must be a number: 0.8")
+        if not number or not abs(strength) <= MAX_STRENGTH:
+            raise RequestError(
+                f"strength {strength!r} of adapter {name!r} must be a number from "
+                f"-{MAX_STRENGTH} to {MAX_STRENGTH}, usually from 0 to 1"
+            )
 
 
 def check_text(name: str, text: Any) -> None:

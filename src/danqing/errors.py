@@ -5,6 +5,8 @@
     |- ModelError        a model that cannot be found, or whose folder or configuration is wrong
     |  `- WeightsError   a tensor or a weights file that is missing, misshapen or damaged
     |- AdapterError      an adapter file that is damaged, not understood, or for another model
+    |- DataError         training data that cannot be used
+    |- TrainingError     a training that cannot start, be resumed or go on
     |- RecipeError       a picture without a recipe, or with one that this model cannot follow
     `- OutputError       a place where the picture cannot be written
 
@@ -31,6 +33,14 @@ class WeightsError(ModelError):
 
 class AdapterError(DanqingError):
     """An adapter that cannot be read, applied or written."""
+
+
+class DataError(DanqingError):
+    """Training data that cannot be used."""
+
+
+class TrainingError(DanqingError):
+    """A training that cannot start, be resumed or go on."""
 
 
 class RecipeError(DanqingError):

@@ -1,19 +1,29 @@
-"""A pipeline that paints coloured squares, and a way to run command lines against it."""
+"""A pipeline that paints coloured squares, a way to run command lines against it, and adapters."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import danqing
 from danqing import cli, recipe
-from danqing.errors import ModelError, RequestError
+from danqing.adapters.adapter import Adapter, Sampling, Update
+from danqing.adapters.write import write
+from danqing.errors import AdapterError, ModelError, RequestError
 from danqing.types import Progress, Request, Result
+from tests import tiny
 
+# Some layers of the tiny model, with [out, in] of their weights.
+LAYERS = {
+    "img_in": (64, 64),
+    "transformer_blocks.0.attn.to_q": (64, 64),
+    "transformer_blocks.2.img_mlp.net.0.proj": (256, 64),
+}
 MAX_SIDE = 256
 MAX_PROMPT = 200
 
@@ -33,6 +43,7 @@ class FakePipeline:
     )
     loads: list[dict[str, object]] = field(default_factory=list)
     painted: list[Request] = field(default_factory=list)
+    made: dict[str, Sampling] = field(default_factory=dict)  # what adapters were made for, by name
     backwards: bool = False  # finish in the opposite order
     shift: int = 0  # added to every pixel, as another machine might
     fail_at: int | None = None  # picture before which `failure` is raised
@@ -47,9 +58,15 @@ class FakePipeline:
     def check(self, requests: Sequence[Request]) -> list[Request]:
         return [self._complete(request) for request in requests]
 
+    def made_for(self, request: Request) -> Sampling | None:
+        return next((self.made[name] for name in request.adapters if name in self.made), None)
+
     def _complete(self, request: Request) -> Request:
-        if request.steps is not None and request.sigmas is not None:
+        levels = sum(1 for sigma in request.sigmas or () if sigma > 0)
+        if levels and request.steps not in (None, levels):
             raise RequestError("a request has steps or sigmas, not both")
+        if "nope" in request.adapters:
+            raise AdapterError("adapter 'nope' is neither a file nor a name; check the name")
         if len(request.prompt) > MAX_PROMPT:
             raise RequestError(f"a prompt of {len(request.prompt)} tokens; at most {MAX_PROMPT}")
         size = request.size or self.defaults.size
@@ -58,7 +75,7 @@ class FakePipeline:
         return replace(
             request,
             size=size,
-            steps=request.steps or self.defaults.steps,
+            steps=levels or request.steps or self.defaults.steps,
             guidance=request.guidance or self.defaults.guidance,
         )
 
@@ -77,12 +94,35 @@ class FakePipeline:
     def _result(self, index: int, request: Request, sigmas: Sequence[float]) -> Result:
         image = Image.new("RGB", request.size, self._colour(request))
         parts = (self.model.id, self.model.fingerprint, [*sigmas, 0.0], self.profile)
-        made = recipe.make(request, *parts, image)
+        digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in request.adapters}
+        made = recipe.make(request, *parts, image, digests)
         return Result(index, request, image, made, {"encode": 0.1, "denoise": 0.2, "decode": 0.3})
 
     def _colour(self, request: Request) -> tuple[int, ...]:
         digest = hashlib.sha256(f"{request.prompt}{request.seed}{request.negative}".encode())
         return tuple(byte // 2 + self.shift for byte in digest.digest()[:3])
+
+
+def lora(
+    seed: int = 0,
+    *,
+    rank: int = 2,
+    alpha: float | None = 4.0,
+    sampling: Sampling | None = None,
+) -> Adapter:
+    """An adapter of the tiny model, strong enough to be seen."""
+    updates = {}
+    for number, (layer, (out, width)) in enumerate(LAYERS.items()):
+        down = tiny.draw(rank, width, seed=100 * seed + number)
+        up = tiny.draw(out, rank, seed=100 * seed + number + 50)
+        updates[layer] = Update({"down": down, "up": up * 0.1}, alpha)
+    return Adapter(updates, sampling=sampling)
+
+
+def write_lora(path: str, seed: int = 0, **values: Any) -> str:
+    """The same as a file, in ComfyUI's naming; its path."""
+    write(lora(seed, **values), Path(path), "comfyui", overwrite=True)
+    return path
 
 
 @dataclass

@@ -23,10 +23,15 @@ sys.exit(code)
         ("generate --help", 0),
         ("reproduce --help", 0),
         ("model info --help", 0),
+        ("adapter --help", 0),
+        ("adapter merge --help", 0),
         ("generate", 2),
         ("generate fox --steps 0", 2),
         ("generate fox --prompts none.txt", 2),
+        ("generate fox --adapter style:much", 2),
         ("reproduce none.png", 2),
+        ("reproduce none.png --adapter style", 2),
+        ("adapter combine --adapter style:much --out new.safetensors", 2),
     ],
 )
 def test_torch_is_not_imported(arguments, code, tmp_path):

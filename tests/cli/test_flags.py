@@ -12,6 +12,7 @@ from danqing.types import Request
 
 MACHINE = ["--model", "--device", "--dtype", "--threads"]
 PICTURE = ["--seed", "--count", "--size", "--steps", "--sigmas", "--guidance", "--negative"]
+WRITING = ["--naming", "--dtype", "--overwrite"]
 FLAGS = {
     "danqing": ["--version", "--debug"],
     "danqing generate": [
@@ -21,14 +22,32 @@ FLAGS = {
         "--overwrite",
         "--json",
         *PICTURE,
+        "--adapter",
         *MACHINE,
         "--throughput",
     ],
-    "danqing reproduce": ["FILE", "--out", "--json", *MACHINE],
+    "danqing reproduce": ["FILE", "--out", "--json", "--model", "--adapter", *MACHINE[1:]],
     "danqing model": [],
     "danqing model info": ["MODEL", "--json"],
     "danqing model export": ["MODEL", "FOLDER", "--dtype"],
     "danqing model fetch": ["HUB_ID"],
+    "danqing adapter": [],
+    "danqing adapter info": ["ADAPTER", "--json"],
+    "danqing adapter convert": [
+        "ADAPTER",
+        "TARGET",
+        "--naming",
+        "--dtype",
+        "--base",
+        "--steps",
+        "--sigmas",
+        "--guidance",
+        "--overwrite",
+    ],
+    "danqing adapter merge": ["--model", "--adapter", "--out", "--dtype", "--allow-quantised"],
+    "danqing adapter extract": ["BASE", "CHANGED", "TARGET", "--rank", *WRITING, "--json"],
+    "danqing adapter combine": ["--adapter", "--out", "--rank", *WRITING, "--json"],
+    "danqing adapter fetch": ["NAME"],
 }
 
 
@@ -69,7 +88,7 @@ def test_every_option_has_help():
         assert inspect.cleandoc(command.help or ""), name
 
 
-@pytest.mark.parametrize("arguments", [(), ("model",)])
+@pytest.mark.parametrize("arguments", [(), ("model",), ("adapter",)])
 def test_no_command_shows_the_commands(run, arguments):
     done = run(*arguments)
     assert done.code == 0

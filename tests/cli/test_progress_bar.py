@@ -41,10 +41,10 @@ def test_a_program_sees_none(run):
     assert run("generate", "fox", "--seed", "7").err == ""
 
 
-def test_it_counts_steps_of_all_pictures(terminal):
+def test_it_counts_steps_of_all_pictures(terminal, pipeline):
     terminal()
     requests = [Request("a"), Request("b", steps=5), Request("c", sigmas=(1.0, 0.5, 0.0))]
-    bar = painting._Bar(requests, default_steps=3)
+    bar = painting._Bar(pipeline.check(requests))
     assert bar._bar.tasks[0].total == 4 + 6 + 3
     bar.step(Progress(2, 5, (0, 1), list))
     assert bar._bar.tasks[0].completed == 4

@@ -51,6 +51,8 @@ def test_what_is_not_the_model_does_not_count(tiny_copy: Path) -> None:
     before = fingerprint(tiny_copy)
     (tiny_copy / "README.md").write_text("read me")
     (tiny_copy / "picture.png").write_bytes(b"png")
+    (tiny_copy / "adapters").mkdir()
+    (tiny_copy / "adapters" / "ink.safetensors").write_bytes(b"its own file says what it is")
     assert fingerprint(tiny_copy) == before
 
 

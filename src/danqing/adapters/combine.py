@@ -11,7 +11,7 @@ from danqing.adapters import svd
 from danqing.adapters.adapter import Adapter, Update, bias_change, delta
 from danqing.adapters.formats import read
 from danqing.adapters.refusal import refusal
-from danqing.adapters.write import cast, write
+from danqing.adapters.write import cast, check_target, write
 from danqing.errors import AdapterError
 from danqing.weights.files import dtype_named
 
@@ -44,6 +44,7 @@ def combine_files(
         naming, overwrite: as in ``write``.
         dtype: of the tensors; float32 by default.
     """
+    check_target(target, naming, dtype, overwrite=overwrite)
     found = combine([(read(path), strength) for path, strength in strengths], rank)
     adapter = cast(found.adapter, dtype_named(dtype)) if dtype else found.adapter
     write(adapter, target, naming, overwrite=overwrite)

@@ -9,7 +9,7 @@ from torch import Tensor
 from danqing.adapters import svd
 from danqing.adapters.adapter import Adapter, Update
 from danqing.adapters.targets import layer_of, published
-from danqing.adapters.write import cast, write
+from danqing.adapters.write import cast, check_target, write
 from danqing.errors import AdapterError
 from danqing.weights.files import TensorFiles, dtype_named
 from danqing.weights.fingerprint import fingerprint
@@ -45,6 +45,7 @@ def extract(
     Raises:
         AdapterError: the models differ in their layers, or in nothing at all.
     """
+    check_target(target, naming, dtype, overwrite=overwrite)
     if rank < 1:
         raise AdapterError(f"rank {rank} must be a whole number from 1 upwards")
     first, second = find(base), find(changed)

@@ -8,6 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from danqing.adapters.adapter import ANY, FULL, LOHA, LOKR, LORA, Adapter, Sampling, Update
 from danqing.adapters.keys import Key, describe, understand
 from danqing.adapters.peft import peft_alpha, peft_config, unread_settings
+from danqing.adapters.published import known_sampling
 from danqing.adapters.refusal import Refuse, refusal
-from danqing.adapters.safe import read_tensors
+from danqing.adapters.safe import locate, read_tensors
 from danqing.errors import RequestError
 from danqing.sampling.schedule import check_sigmas
 
@@ -33,7 +35,8 @@ def read(path: Path) -> Adapter:
             safetensors file at all.
     """
     tensors, metadata = read_tensors(path)
-    return parse(tensors, metadata, str(path))
+    adapter = parse(tensors, metadata, str(path))
+    return replace(adapter, sampling=adapter.sampling or known_sampling(locate(path)))
 
 
 def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> Adapter:

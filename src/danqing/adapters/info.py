@@ -80,7 +80,7 @@ def describe(name: str) -> AdapterInfo:
         dtypes=sorted({str(part.dtype).removeprefix("torch.") for part in parts}),
         groups=groups,
         base=adapter.base,
-        sampling=adapter.sampling or published.known_sampling(file),
+        sampling=adapter.sampling,
         metadata={key: adapter.metadata[key] for key in TELLING if key in adapter.metadata},
         odd=[*adapter.notes, *oddities(adapter)],
     )

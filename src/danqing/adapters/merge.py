@@ -12,7 +12,6 @@ from danqing.adapters import published
 from danqing.adapters.adapter import Adapter, Sampling, Update, bias_change, change
 from danqing.adapters.formats import read
 from danqing.adapters.refusal import listed
-from danqing.adapters.safe import locate
 from danqing.adapters.targets import check_fit, layer_of, targets
 from danqing.errors import AdapterError, RequestError
 from danqing.weights.export import new_folder
@@ -62,20 +61,19 @@ def merge(
     """
     source = find(model)
     check_parts(source)
-    paths = [(published.find(name), strength) for name, strength in strengths]
-    weighted = [(read(path), strength) for path, strength in paths]
+    weighted = [(read(published.find(name)), strength) for name, strength in strengths]
     known = targets(build(source)["transformer"])
     for (adapter, _), (name, _) in zip(weighted, strengths, strict=True):
         check_fit(adapter, known, name, model)
+    made, target = sampling_of(weighted), dtype_named(dtype) if dtype else None
     merged = Merged()
     stem = STEMS["transformer"]
     with TensorFiles(source / "transformer", stem) as files, new_folder(folder) as draft:
         if dtype is None and not allow_quantised:
             check_exact(files, weighted)
         copy_rest(source, draft)
-        target = dtype_named(dtype) if dtype else None
         write_tensors(draft / "transformer", stem, folded(files, weighted, target, merged))
-        note_sampling(source, draft, sampling_of(weighted, [path for path, _ in paths]))
+        note_sampling(source, draft, made)
     return merged
 
 
@@ -99,6 +97,8 @@ def folded(
         merged.tensors += 1
         merged.wanted += float(whole.square().sum())
         merged.missed += float((rounded.float() - tensor.float() - whole).square().sum())
+        if not bool(torch.isfinite(rounded.float()).all()):
+            raise AdapterError(f"{name} would hold infinity in {kept}; lower the strengths")
         yield name, rounded
 
 
@@ -126,13 +126,9 @@ def check_exact(files: TensorFiles, weighted: Weighted) -> None:
         )
 
 
-def sampling_of(weighted: Weighted, paths: Sequence[Path]) -> Sampling | None:
+def sampling_of(weighted: Weighted) -> Sampling | None:
     """What the adapters were made for, if they agree."""
-    made = {
-        adapter.sampling or published.known_sampling(locate(path))
-        for (adapter, strength), path in zip(weighted, paths, strict=True)
-        if strength > 0
-    } - {None}
+    made = {adapter.sampling for adapter, strength in weighted if strength > 0} - {None}
     if len(made) > 1:
         raise RequestError(
             f"the adapters were made for different sampling ({', '.join(map(str, made))}); "

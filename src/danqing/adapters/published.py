@@ -4,6 +4,7 @@ Source: ModelTC/Qwen-Image-Lightning (README and its generating script): flow-ma
 constant shift 3, no guidance.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ def find(name: str, also: Sequence[str] = ()) -> Path:
     Raises:
         AdapterError: it is nowhere.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(name))  # leaves an unknown user's ~ as it is
+    if os.path.exists(path):  # false for a name that is too long
         return path
     if on_hub(name):
         return fetch(name, local_only=True)

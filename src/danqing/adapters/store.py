@@ -5,6 +5,7 @@ that was changed meanwhile is read anew.
 """
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from danqing.adapters.safe import locate
 from danqing.adapters.targets import check_fit, targets
 from danqing.errors import AdapterError
 from danqing.models.transformer import Transformer
+from danqing.weights.fingerprint import ADAPTERS
 
 CAPACITY = 4 * 1024**3  # bytes of adapters kept ready
-FOLDER = "adapters"  # of a model's own adapters, in the model's folder
 
 
 State = tuple[Path, int, int]  # of a file: where, when it was changed, and its size
@@ -63,7 +64,7 @@ class Store:
         """Give a file a name, under which requests can ask for it."""
         if name in self._named:
             raise AdapterError(f"there is an adapter {name!r} already ({self._named[name]})")
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         self._bound(name, path)  # an error now rather than at the first picture
         self._named[name] = path
 
@@ -76,7 +77,7 @@ class Store:
     @property
     def names(self) -> list[str]:
         """Names that were added, and those of the model's own adapters."""
-        own = {p.stem for p in (self._folder / FOLDER).glob("*.safetensors")}
+        own = {p.stem for p in (self._folder / ADAPTERS).glob("*.safetensors")}
         return sorted(own | set(self._named))
 
     def facts(self, name: str) -> Facts:
@@ -93,7 +94,7 @@ class Store:
 
     def find(self, name: str) -> Path:
         """The file: one that was added, the model's own, a path, or one fetched from the hub."""
-        own = self._folder / FOLDER / f"{name}.safetensors"
+        own = self._folder / ADAPTERS / f"{name}.safetensors"
         if name in self._named:
             return self._named[name]
         if "/" not in name and own.is_file():
@@ -123,11 +124,9 @@ class Store:
     def _read(self, found: State, name: str, path: Path) -> None:
         adapter = formats.read(path)
         check_fit(adapter, self._targets, name, self._model)
-        file = locate(path)
-        bound = bind(adapter, self._network, self._targets, digest(file))
-        sampling = adapter.sampling or published.known_sampling(file)
+        bound = bind(adapter, self._network, self._targets, digest(locate(path)))
         self._ready[found] = bound
-        self._facts[found] = Facts(bound.digest, sampling, bound.bytes)
+        self._facts[found] = Facts(bound.digest, adapter.sampling, bound.bytes)
 
 
 def state(path: Path) -> State:

@@ -5,6 +5,7 @@ place in a naming is refused, never left out.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from danqing import atomic
 from danqing.adapters.adapter import LOHA, LOKR, Adapter, Sampling, Update
-from danqing.adapters.formats import OWN_METADATA, read
+from danqing.adapters.formats import OWN_METADATA, is_finite, read
 from danqing.adapters.peft import PEFT_METADATA
 from danqing.adapters.refusal import refusal
 from danqing.adapters.safe import serialise
-from danqing.errors import AdapterError
+from danqing.errors import AdapterError, OutputError
 from danqing.version import __version__
 from danqing.weights.files import dtype_named
 
@@ -79,6 +80,7 @@ def convert(
         sampling: what it was made for, to be noted in the file.
         overwrite: whether an existing file may be replaced.
     """
+    check_target(target, naming, dtype, overwrite=overwrite)
     adapter = read(source)
     adapter = replace(adapter, base=base or adapter.base, sampling=sampling or adapter.sampling)
     if dtype:
@@ -99,19 +101,37 @@ def write(adapter: Adapter, path: Path, naming: str, *, overwrite: bool = False)
         AdapterError: the naming has no place for something in the adapter.
         OutputError: the file exists, or cannot be written.
     """
-    if naming not in NAMINGS:
-        raise AdapterError(f"naming {naming!r} is not known; choose {', '.join(NAMINGS)}")
-    if path.suffix != ".safetensors":
-        raise AdapterError(f"adapters are written as safetensors; name {path}.safetensors instead")
-    rules = NAMINGS[naming]
-    refusal(str(path))(
+    check_target(path, naming, overwrite=overwrite)
+    rules, refuse = NAMINGS[naming], refusal(str(path))
+    refuse(
         f"cannot be written in the {naming} naming, which has no place for all of it; "
         "choose --naming comfyui, or make a plain LoRA of it with: danqing adapter combine --rank",
         list(homeless(adapter, rules)),
     )
     tensors = dict(tensors_of(adapter, rules))
+    refuse(
+        "would hold NaN or infinity; lower the strengths or choose a wider --dtype",
+        [name for name, tensor in tensors.items() if not is_finite(tensor)],
+    )
     content = serialise(tensors, metadata_of(adapter, naming))
     atomic.write(path, lambda file: file.write(content), overwrite=overwrite)
+
+
+def check_target(
+    path: Path, naming: str, dtype: str | None = None, *, overwrite: bool = False
+) -> None:
+    """Mistakes that would else show only when all work is done."""
+    if naming not in NAMINGS:
+        raise AdapterError(f"naming {naming!r} is not known; choose {', '.join(NAMINGS)}")
+    if path.suffix != ".safetensors":
+        other = path.with_suffix(".safetensors")
+        raise AdapterError(f"adapters are written as safetensors; name {other} instead of {path}")
+    if dtype is not None:
+        dtype_named(dtype)
+    if os.path.lexists(path) and (path.is_dir() or not overwrite):
+        raise OutputError(f"{path} exists; give another name, or --overwrite for a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent} is no folder; create it first or choose another one")
 
 
 def homeless(adapter: Adapter, rules: Naming) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from danqing.cli import Settings
+from danqing.cli.adapter import adapter_app
 from danqing.cli.generate import EPILOG as GENERATE_EPILOG
 from danqing.cli.generate import HELP as GENERATE_HELP
 from danqing.cli.generate import generate
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("generate", help=unwrapped(GENERATE_HELP), epilog=GENERATE_EPILOG)(generate)
 app.command("reproduce", help=unwrapped(REPRODUCE_HELP), epilog=REPRODUCE_EPILOG)(reproduce)
 app.add_typer(model_app, name="model")
+app.add_typer(adapter_app, name="adapter")
 
 
 def _show_version(wanted: bool) -> None:

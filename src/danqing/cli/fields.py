@@ -100,17 +100,33 @@ def sigmas(value: Any) -> tuple[float, ...]:
 
 def guidance(value: Any) -> float:
     """A finite number from 1; 1 is none."""
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 1:
+    if not _is_finite(value) or value < 1:
         raise ValueError("must be a number from 1 (none) upwards, for example 4")
+    return float(value)
+
+
+def strength(value: Any) -> float:
+    """Any finite number; 1 is an adapter as it was made."""
+    if not _is_finite(value):
+        raise ValueError("must be a number, for example 0.8")
     return float(value)
 
 
 def adapters(value: Any) -> dict[str, float]:
     """Names and strengths."""
-    strengths: Any = value.values() if isinstance(value, dict) else [None]
-    if not all(type(n) in (int, float) and math.isfinite(n) for n in strengths):
+    if not isinstance(value, dict) or not all(_is_finite(n) for n in value.values()):
         raise ValueError('must be names with strengths, for example {"style.safetensors": 0.8}')
-    return {text(name): float(strength) for name, strength in value.items()}
+    if not all(name.strip() for name in value):
+        raise ValueError("has an empty name; give a file or a name, for example style.safetensors")
+    return {text(name): float(n) for name, n in value.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 READERS: dict[str, Callable[[Any], Any]] = {

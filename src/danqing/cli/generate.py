@@ -90,6 +90,15 @@ Negative = Annotated[
         metavar="TEXT", help="What to steer away from (guidance > 1).", rich_help_panel=PICTURE
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME[:STRENGTH]",
+        help="A LoRA: file or name, strength 1 if not given; may be given again.",
+        rich_help_panel=PICTURE,
+    ),
+]
 Throughput = Annotated[
     bool,
     typer.Option(
@@ -105,11 +114,13 @@ Prints the path of each picture as it is finished. Every picture carries its rec
 
 The options hold for every prompt. A line of a .jsonl file may set any field of its own (prompt,
 negative, seed, size, steps, sigmas, guidance, adapters), which then stands above the option.
-Picture options that are not given take the model's defaults.
+Picture options that are not given take the model's defaults; steps, sigmas and guidance those that
+an adapter was made for, if it was.
 """
 EPILOG = (
     'Example: danqing generate "a red fox" "一只红色的狐狸" --seed 7 --count 4 --size 128x128\n\n'
-    "Example: danqing generate --prompts prompts.jsonl --out pictures/ --json"
+    "Example: danqing generate --prompts prompts.jsonl --out pictures/ --json\n\n"
+    "Example: danqing generate fox --adapter style.safetensors:0.8 --adapter lightning-8"
 )
 
 
@@ -126,6 +137,7 @@ def generate(
     sigmas: Sigmas = None,
     guidance: Guidance = None,
     negative: Negative = None,
+    adapter: Adapters = None,
     model: options.Model = "mini",
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -136,14 +148,18 @@ def generate(
     drafts = prompts.gather(prompt or [], prompts_file)
     picture = {"negative": negative, "size": size, "steps": steps}
     picture |= {"sigmas": sigmas, "guidance": guidance}
+    given = jobs.read_options(picture)
+    if adapter:
+        given["adapters"] = jobs.read_adapters(adapter)
     seeds = jobs.read_seeds(seed or [])
     num = fields.parse(fields.count, fields.number(count), "--count")
-    todo = jobs.combine(drafts, jobs.read_options(picture), seeds, num)
+    todo = jobs.combine(drafts, given, seeds, num)
     with Output(out, count=len(todo), overwrite=overwrite) as output:
         pipe = open_model(model, device, dtype, threads, throughput=throughput)
-        jobs.check(pipe, todo)
+        ready = jobs.check(pipe, todo)
         _tell_drawn(seeds, drafts)
-        _paint_files(pipe, [job.request for job in todo], output, as_json=as_json)
+        _tell_sampling(pipe, [job.request for job in todo])
+        _paint_files(pipe, ready, output, as_json=as_json)
 
 
 def _paint_files(
@@ -173,3 +189,14 @@ def _tell_drawn(seeds: jobs.Seeds, drafts: Sequence[Draft]) -> None:
     if seeds.drawn and not all("seed" in draft.fields for draft in drafts):
         seed = seeds.values[0]
         note(f"seed {seed} (drawn by chance; --seed {seed} paints the same again)")
+
+
+def _tell_sampling(pipe: "Pipeline", requests: Sequence[Request]) -> None:
+    """How adapters have it painted, where the requests leave that to them."""
+    silent = [r for r in requests if r.steps is None and r.sigmas is None and r.guidance is None]
+    for made in dict.fromkeys(pipe.made_for(request) for request in silent):
+        if made:
+            note(
+                f"sampling with {made}, as the adapter was made for "
+                "(--steps, --sigmas and --guidance override it)"
+            )

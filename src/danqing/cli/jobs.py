@@ -1,5 +1,6 @@
 """From drafts and options to the list of requests: whose value holds, which seeds, how many."""
 
+import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from danqing.cli import fields
 from danqing.cli.prompts import Draft
 from danqing.cli.terminal import warn
-from danqing.errors import RequestError
+from danqing.errors import AdapterError, RequestError
 from danqing.types import Request
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Two ways to say one thing: a line that sets either one is not given the other.
 _SAME = {"steps": ("steps", "sigmas"), "sigmas": ("steps", "sigmas")}
 _NUMBERS = ("steps", "guidance")
+_FLAGS = {"adapters": "adapter"}  # options that are not called as their field
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,30 @@ def read_options(options: Mapping[str, str | None]) -> dict[str, Any]:
         raise RequestError("both --steps and --sigmas; give one of them")
     values = {k: fields.number(v) if k in _NUMBERS else v for k, v in given.items()}
     return {k: fields.parse(fields.READERS[k], v, f"--{k}") for k, v in values.items()}
+
+
+def read_adapters(texts: Sequence[str]) -> dict[str, float]:
+    """The values of ``--adapter``, NAME or NAME:STRENGTH, as names with strengths."""
+    found: dict[str, float] = {}
+    for given in texts:
+        name, strength = _parted(given)
+        if name in found:
+            raise RequestError(f"--adapter {name} is given twice; give it once, with its strength")
+        found[fields.parse(fields.text, name, "--adapter")] = strength
+    return found
+
+
+def _parted(given: str) -> tuple[str, float]:
+    """What stands before the last colon and behind it, but for files with colons in their names."""
+    whole = ":" not in given or os.path.exists(os.path.expanduser(given))
+    name, tail = (given, "1") if whole else given.rsplit(":", 1)
+    if not name.strip():
+        raise RequestError(
+            f"--adapter {given!r} names no adapter; give a file or a name, for example "
+            "style.safetensors:0.8"
+        )
+    value = fields.number(tail)
+    return name, fields.parse(fields.strength, value, f"--adapter {given}: strength")
 
 
 def read_seeds(texts: Sequence[str]) -> Seeds:
@@ -88,18 +114,24 @@ def _sets(draft: Draft, name: str) -> bool:
 def _warn_of_idle(options: Iterable[str], drafts: Sequence[Draft]) -> None:
     for name in options:
         if all(_sets(draft, name) for draft in drafts):
-            warn(f"--{name} has no effect: every line of the prompts file sets its own")
+            flag = _FLAGS.get(name, name)
+            warn(f"--{flag} has no effect: every line of the prompts file sets its own")
 
 
-def check(pipe: "Pipeline", jobs: Sequence[Job]) -> None:
-    """Raise what the pipeline says of requests that it cannot paint, naming the job at fault."""
+def check(pipe: "Pipeline", jobs: Sequence[Job]) -> list[Request]:
+    """The requests with defaults filled in.
+
+    Raises:
+        RequestError, AdapterError: what the pipeline says of one that it cannot paint, with the
+            origin of the job at fault.
+    """
     try:
-        pipe.check([job.request for job in jobs])
-    except RequestError:
+        return pipe.check([job.request for job in jobs])
+    except (RequestError, AdapterError):
         for job in jobs:
             try:
                 pipe.check([job.request])
-            except RequestError as error:
+            except (RequestError, AdapterError) as error:
                 origin = f"{job.origin}: " if job.origin else ""
-                raise RequestError(f"{origin}{error}") from error
+                raise type(error)(f"{origin}{error}") from error
         raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from danqing.cli import options
-from danqing.cli.terminal import busy, say, say_json
+from danqing.cli.terminal import busy, say, say_json, size_text
 
 if TYPE_CHECKING:
     from danqing.weights.info import ModelInfo
@@ -94,7 +94,7 @@ def _show(found: "ModelInfo") -> None:
         parts.add_column(heading, footer, justify="right")
     for part in found.components:
         sizes = [part.bytes_on_disk, *(part.bytes_in_memory.get(dtype, 0) for dtype in dtypes)]
-        parts.add_row(part.name, part.kind, _count(part.parameters), *map(_bytes, sizes))
+        parts.add_row(part.name, part.kind, _count(part.parameters), *map(size_text, sizes))
     console = Console(highlight=False, soft_wrap=True)
     console.print(facts)
     console.print(parts)
@@ -105,11 +105,11 @@ def _totals(found: "ModelInfo", dtypes: list[str]) -> dict[str, str]:
     parts: list[Any] = found.components
     totals = {
         "parameters": _count(sum(part.parameters for part in parts)),
-        "on disk": _bytes(sum(part.bytes_on_disk for part in parts)),
+        "on disk": size_text(sum(part.bytes_on_disk for part in parts)),
     }
     for dtype in dtypes:
         total = sum(part.bytes_in_memory.get(dtype, 0) for part in parts)
-        totals[f"in {dtype}"] = _bytes(total)
+        totals[f"in {dtype}"] = size_text(total)
     return totals
 
 
@@ -119,10 +119,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return str(number)
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} B"

@@ -35,8 +35,11 @@ def open_model(
 
 
 def paint(pipe: "Pipeline", requests: Sequence[Request]) -> Iterator[Result]:
-    """The results as they are finished; while the caller handles one, the bar is out of its way."""
-    with _Bar(requests, pipe.defaults.steps) as bar:
+    """The results as they are finished; while the caller handles one, the bar is out of its way.
+
+    The requests are whole, as ``jobs.check`` returns them: the bar counts their steps.
+    """
+    with _Bar(requests) as bar:
         for event in pipe.stream(requests):
             if isinstance(event, Progress):
                 bar.step(event)
@@ -49,11 +52,11 @@ def paint(pipe: "Pipeline", requests: Sequence[Request]) -> Iterator[Result]:
 class _Bar:
     """All steps of all pictures as one bar on stderr. The decode counts as one step more."""
 
-    def __init__(self, requests: Sequence[Request], default_steps: int) -> None:
+    def __init__(self, requests: Sequence[Request]) -> None:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichBar
 
-        self._totals = [_num_steps(request, default_steps) + 1 for request in requests]
+        self._totals = [(request.steps or 0) + 1 for request in requests]
         self._done = [0] * len(requests)
         self._finished = 0
         self._bar = RichBar(
@@ -115,9 +118,3 @@ class _Bar:
     def _stop(self) -> None:
         if not self._bar.disable:  # rich would write an empty line
             self._bar.stop()
-
-
-def _num_steps(request: Request, default: int) -> int:
-    if request.sigmas is not None:
-        return sum(1 for sigma in request.sigmas if sigma > 0)
-    return request.steps or default

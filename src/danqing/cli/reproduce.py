@@ -1,9 +1,10 @@
 """``danqing reproduce``: paint pictures again from their recipes, and compare."""
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,8 @@ from danqing import recipe as recipes
 from danqing.cli import compare, jobs, options
 from danqing.cli.output import Output
 from danqing.cli.painting import open_model, paint
-from danqing.cli.terminal import say, say_json
-from danqing.errors import ModelError, RecipeError
+from danqing.cli.terminal import say, say_json, warn
+from danqing.errors import AdapterError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from danqing.engine import Pipeline
@@ -31,6 +32,16 @@ Model = Annotated[
         rich_help_panel=options.MACHINE,
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FILE",
+        help="An adapter that is not where the recipe says, found by its checksum; may be given "
+        "again.",
+        rich_help_panel=options.MACHINE,
+    ),
+]
 Out = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Keep the new pictures there. \\[default: not kept]"),
@@ -43,7 +54,11 @@ own, where this machine has them, unless options say otherwise.
 
 Exit code: 0 if all are equal, 1 if one differs, 2 if one cannot be painted again.
 """
-EPILOG = "Example: danqing reproduce outputs/a-red-fox-7.png"
+EPILOG = (
+    "Example: danqing reproduce outputs/a-red-fox-7.png\n\n"
+    "Example: danqing reproduce outputs/*.png --adapter ~/adapters/style.safetensors"
+)
+Given = Mapping[str, str]  # adapter files, by their SHA-256
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,14 @@ def reproduce(
     out: Out = None,
     as_json: options.Json = False,
     model: Model = None,
+    adapter: Adapters = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
 ) -> None:
     """Paint pictures again from the recipes that they carry, and compare."""
     originals = [read(path) for path in files]
+    given = by_checksum(adapter or [], originals)
     settings = dict.fromkeys(original.setting for original in originals)
     all_equal = True
     # With its slash it is a folder, whatever its name looks like.
@@ -85,7 +102,7 @@ def reproduce(
                 pipe = open_model(
                     model or own_model, device or own_device, dtype or own_dtype, threads
                 )
-            for original, result in repaint(pipe, group):
+            for original, result in repaint(pipe, group, given):
                 report = compared(original, result)
                 if output is not None:
                     path = output.reserve([original.path.stem])[0]
@@ -113,8 +130,35 @@ def read(path: Path) -> Original:
     return Original(path, recipes.read(path), recipes.pixels_sha256(recipes.open_png(path)))
 
 
-def repaint(pipe: "Pipeline", originals: Sequence[Original]) -> Iterator[tuple[Original, "Result"]]:
-    """Each original with its new picture, once the model is known to be theirs."""
+def by_checksum(files: Sequence[str], originals: Sequence[Original]) -> Given:
+    """The files of ``--adapter``; a warning for one that is in no recipe."""
+    if not files:
+        return {}
+    from danqing.adapters import published
+    from danqing.adapters.safe import locate
+    from danqing.adapters.store import digest
+
+    wanted = {own["sha256"] for o in originals for own in o.recipe["adapters"].values()}
+    found = {}
+    for file in files:
+        path = published.find(file)
+        try:
+            checksum = digest(locate(path))
+        except OSError as error:
+            raise AdapterError(
+                f"cannot read adapter {file}: {error.strerror}; check the name"
+            ) from error
+        if checksum not in wanted:
+            warn(f"--adapter {file} has no effect: no picture was painted with this file")
+        # With a folder before it, it is a path, whatever adapters the model may have of its own.
+        found[checksum] = os.path.join(path.parent, path.name)
+    return found
+
+
+def repaint(
+    pipe: "Pipeline", originals: Sequence[Original], given: Given
+) -> Iterator[tuple[Original, "Result"]]:
+    """Each original with its new picture, once model and adapters are known to be theirs."""
     for original in originals:
         recorded = original.recipe["model"]
         if recorded["fingerprint"] != pipe.model.fingerprint:
@@ -123,10 +167,48 @@ def repaint(pipe: "Pipeline", originals: Sequence[Original]) -> Iterator[tuple[O
                 f"{recorded['fingerprint']}, but {pipe.model.id} here has "
                 f"{pipe.model.fingerprint}; name the right one with --model"
             )
-    todo = [jobs.Job(recipes.to_request(o.recipe), str(o.path)) for o in originals]
-    jobs.check(pipe, todo)
-    for result in paint(pipe, [job.request for job in todo]):
+    todo = []
+    for original in originals:
+        request = recipes.to_request(original.recipe)
+        request = replace(request, adapters=adapters_here(pipe, original, given))
+        todo.append(jobs.Job(request, str(original.path)))
+    for result in paint(pipe, jobs.check(pipe, todo)):
         yield originals[result.index], result
+
+
+def adapters_here(pipe: "Pipeline", original: Original, given: Given) -> dict[str, float]:
+    """The recipe's adapters, under names that give the same files here."""
+    found: dict[str, float] = {}
+    for name, own in original.recipe["adapters"].items():
+        here = name
+        if own["sha256"] in given:
+            here = _unlike(given[own["sha256"]], found)
+        else:
+            _check_adapter(pipe, original.path, name, own["sha256"])
+        found[here] = own["strength"]
+    return found
+
+
+def _unlike(file: str, names: Container[str]) -> str:
+    """The file, spelled as none of these: a recipe may hold one adapter under two names."""
+    while file in names:
+        file = os.path.join(os.path.dirname(file), ".", os.path.basename(file))
+    return file
+
+
+def _check_adapter(pipe: "Pipeline", path: Path, name: str, sha256: str) -> None:
+    try:
+        here = pipe.adapters.facts(name).digest
+    except AdapterError as error:
+        raise RecipeError(
+            f"{path} was painted with adapter {name!r}: {error}; "
+            "if its file is elsewhere, name it with --adapter"
+        ) from error
+    if here != sha256:
+        raise RecipeError(
+            f"{path} was painted with adapter {name!r} of SHA-256 {sha256[:16]}, but "
+            f"{pipe.adapters.find(name)} here has {here[:16]}; name the right one with --adapter"
+        )
 
 
 def compared(original: Original, result: "Result") -> dict[str, Any]:

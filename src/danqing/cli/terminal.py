@@ -47,3 +47,11 @@ def console() -> "Console":
 def busy(text: str) -> AbstractContextManager[Any]:
     """A spinner with ``text`` while the body runs, if a person watches."""
     return console().status(text) if watched() else nullcontext()
+
+
+def size_text(number: int) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} B"

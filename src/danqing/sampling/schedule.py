@@ -34,7 +34,7 @@ def schedule(steps: int, patches: int, config: ScheduleConfig) -> list[float]:
     """``steps`` falling sigmas and a closing 0, for an image of so many patches."""
     sigmas = np.linspace(1.0, 1.0 / steps, steps).astype(np.float32)
     if config.use_dynamic_shifting:
-        sigmas = shifted(sigmas, dynamic_shift(patches, config), config.time_shift_type)
+        sigmas = shifted(sigmas, shift_factor(patches, config))
     else:
         sigmas = config.shift * sigmas / (1 + (config.shift - 1) * sigmas)
     # A single step has nothing to stretch; the reference divides 0 by 0 there.
@@ -50,9 +50,16 @@ def dynamic_shift(patches: int, config: ScheduleConfig) -> float:
     return patches * slope + config.base_shift - slope * config.base_image_seq_len
 
 
-def shifted(sigmas: np.ndarray, mu: float, kind: str) -> np.ndarray:
+def shift_factor(patches: int, config: ScheduleConfig) -> float:
+    """By how much the odds sigma / (1 - sigma) are moved, for an image of so many patches."""
+    if not config.use_dynamic_shifting:
+        return config.shift
+    mu = dynamic_shift(patches, config)
+    return math.exp(mu) if config.time_shift_type == "exponential" else mu
+
+
+def shifted(sigmas: np.ndarray, factor: float) -> np.ndarray:
     """Move the levels towards the noise; Esser et al. 2024 (arXiv 2403.03206), eq. 23."""
-    factor = math.exp(mu) if kind == "exponential" else mu
     return np.asarray(factor / (factor + (1 / sigmas - 1)))
 
 

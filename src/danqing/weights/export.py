@@ -1,8 +1,8 @@
 """Writing a model folder in the diffusers layout, which diffusers itself opens."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,12 +33,14 @@ def export(model: str, folder: Path, dtype: str | None = None) -> None:
         write(source, draft, dtype)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name when it is whole; nothing stays of a failure."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another")
+    folder = folder.absolute()  # "." has no name
     draft = folder.with_name(f".{folder.name}.part")
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
         yield draft
         if folder.exists():
@@ -48,6 +50,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise atomic.unwritable(folder, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):  # one that holds something refuses, and stays
+            for parent in made:
+                parent.rmdir()
 
 
 def write(source: Path, folder: Path, dtype: str | None) -> None:

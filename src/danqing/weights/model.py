@@ -31,15 +31,15 @@ PARTS = (*STEMS, "tokenizer", "scheduler")
 class Defaults:
     """What a request gets that does not say; Qwen-Image's unless the folder has a danqing.json.
 
-    ``sigmas`` stand for ``steps`` where they are given. ``sizes`` are the (width, height) that the
-    model was trained for; empty: any.
+    ``sizes`` are the (width, height) that the model was trained for; empty: any. ``sigmas`` are
+    the levels of the default ``steps``, if they are not the schedule's own.
     """
 
     size: tuple[int, int] = (1328, 1328)
     steps: int = 50
     guidance: float = 4.0
-    sigmas: tuple[float, ...] | None = None
     sizes: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
