@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from danqing import checks
+from danqing.adapters.adapter import Sampling
 from danqing.errors import RequestError
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.types import Request
@@ -66,6 +67,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"guidance": 0.5}, "guidance 0.5 must be a number from 1"),
     ({"guidance": math.nan}, "guidance nan must be"),
     ({"guidance": math.inf}, "guidance inf must be"),
+    ({"guidance": 10**400}, "guidance 1000.* must be"),
     ({"guidance": "4"}, "guidance '4' must be"),
     ({"guidance": True}, "guidance True must be"),
     ({"size": (60, 64)}, "width 60 must be a positive multiple of 16 pixels; nearest: 48 or 64"),
@@ -82,6 +84,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"adapters": {"ink": True}}, "strength True of adapter 'ink' must be a number"),
     ({"adapters": {"ink": math.nan}}, "strength nan of adapter 'ink' must be a number"),
     ({"adapters": {"ink": math.inf}}, "strength inf of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": 10**400}}, "strength 1000.* of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": None}}, "strength None of adapter 'ink' must be a number"),
+    ({"adapters": {"ink": 1j}}, "strength 1j of adapter 'ink' must be a number"),
+    ({"adapters": None}, "adapters None must be names with strengths"),
+    ({"adapters": "ink"}, "adapters 'ink' must be names with strengths"),
+    ({"adapters": {"\ud800": 1.0}}, "adapter .* holds half a character"),
     ({"adapters": {"ink": -101}}, "strength -101 .* must be a number from -100 to 100"),
     ({"adapters": {7: 1.0}}, "adapter 7 is a int"),
     ({"adapters": dict.fromkeys(map(str, range(1000)), 1.0)}, "1000 adapters .* at most 32"),
@@ -89,6 +97,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"negative": "x" * 2000}, "prompt has 2000 tokens, the limit is 1019"),
     ({"prompt": "\ud800"}, "prompt"),
     ({"sigmas": 0.5}, "sigmas 0.5"),
+    ({"sigmas": (10**400, 0.5)}, "sigmas"),
 ]
 
 
@@ -151,3 +160,79 @@ def test_a_size_may_be_a_list(tokenizer: PromptTokenizer) -> None:
     ready = checked(tokenizer, Request("x", size=[32, 32]))
     checks.warn([ready], [None], Defaults(sizes=((32, 32),)), "mini")
     assert tuple(ready.size) == (32, 32)
+
+
+# ---- adapters that were made for one way of sampling ------------------------------------------
+
+FAST = Sampling(2, (1.0, 0.5, 0.0), 1.0)
+
+
+def completed(made: Sampling | None, **values: Any) -> tuple[Any, Any, Any]:
+    ready = checks.complete(Request("x", **values), DEFAULTS, made)
+    return ready.steps, ready.sigmas, ready.guidance
+
+
+MADE: list[tuple[Sampling | None, dict[str, Any], tuple[Any, Any, Any]]] = [
+    (None, {}, (5, None, 3.0)),
+    (FAST, {}, (2, (1.0, 0.5, 0.0), 1.0)),
+    (FAST, {"steps": 2}, (2, (1.0, 0.5, 0.0), 1.0)),
+    (FAST, {"steps": 7}, (7, None, 1.0)),
+    (FAST, {"guidance": 2.5}, (2, (1.0, 0.5, 0.0), 2.5)),
+    (FAST, {"sigmas": (1.0, 0.7)}, (2, (1.0, 0.7, 0.0), 1.0)),
+    (FAST, {"sigmas": (0.9,), "steps": 1, "guidance": 4.0}, (1, (0.9, 0.0), 4.0)),
+    (Sampling(8), {}, (8, None, 3.0)),
+    (Sampling(8), {"steps": 8}, (8, None, 3.0)),
+    (Sampling(8, None, 1.5), {"steps": 3}, (3, None, 1.5)),
+]
+
+
+@pytest.mark.parametrize(("made", "values", "expected"), MADE)
+def test_where_the_request_is_silent_the_adapter_speaks(
+    made: Sampling | None, values: dict[str, Any], expected: tuple[Any, Any, Any]
+) -> None:
+    assert completed(made, **values) == expected
+
+
+def told(made: Sampling | None, **values: Any) -> list[str]:
+    ready = checks.complete(Request("x", **values), DEFAULTS, made)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checks.warn([ready], [made], DEFAULTS, "mini")
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (FAST, {"steps": 7}),
+        (FAST, {"guidance": 2.5}),
+        (FAST, {"sigmas": (1.0, 0.7)}),
+        (Sampling(8), {"steps": 7}),
+        (Sampling(8, None, 1.5), {"guidance": 1.0}),
+    ],
+)
+def test_other_sampling_than_the_adapters_is_told(made: Sampling, values: dict[str, Any]) -> None:
+    expected = f"an adapter was made for {made}; other sampling will look wrong"
+    assert told(made, **values) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (FAST, {}),
+        (FAST, {"steps": 2, "guidance": 1.0}),
+        (FAST, {"sigmas": (1.0, 0.5)}),
+        (Sampling(8), {"guidance": 7.0}),
+        (Sampling(2), {"sigmas": (1.0, 0.7)}),
+        (None, {"steps": 7}),
+    ],
+)
+def test_the_adapters_own_sampling_is_not(made: Sampling | None, values: dict[str, Any]) -> None:
+    assert told(made, **values) == []
+
+
+def test_several_pictures_are_told_once() -> None:
+    ready = [checks.complete(Request("x", steps=7), DEFAULTS, FAST)] * 3
+    with pytest.warns(UserWarning, match="was made for 2 steps at 1") as caught:
+        checks.warn(ready, [FAST] * 3, DEFAULTS, "mini")
+    assert len(caught) == 1

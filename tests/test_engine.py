@@ -1,9 +1,11 @@
 """The pipeline on the tiny model: order, events, errors. Its bits are compared in equality/."""
 
+import hashlib
 import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from PIL import Image
 import danqing
 from danqing import (
     AdapterError,
+    DanqingError,
     ModelError,
     Pipeline,
     Progress,
@@ -20,11 +23,13 @@ from danqing import (
     Result,
     WeightsError,
     composer,
+    recipe,
 )
 from danqing.engine import to_pil
 from danqing.recipe import pixels_sha256
 from danqing.weights.fingerprint import fingerprint
 from tests import tiny
+from tests.adapters import files
 from tests.weights.edit import Tensors, edit, weights_file
 
 SMALL = Request("a fox", size=(32, 16), steps=2, guidance=1.0)
@@ -203,6 +208,153 @@ def test_a_size_the_model_was_not_made_for_is_told(tiny_copy: Path) -> None:
     tiny.change(tiny_copy / "danqing.json", sizes=[[64, 64]])
     with pytest.warns(UserWarning, match="trained at 64x64; 16x16 will look wrong"):
         load(tiny_copy).generate(Request("x", size=(16, 16)))
+
+
+# ---- adapters ---------------------------------------------------------------------------------
+
+FAST, SLOW = files.sampled(1, [0.9], 1.0), files.sampled(3, [1.0, 0.6, 0.2], 1.5)
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters with and without a way of sampling."""
+    folder, named = tmp_path_factory.mktemp("styles"), files.tensors(files.make())
+    made = {"ink": {}, "fast": FAST, "slow": SLOW, "twin": FAST, "few": files.sampled(2)}
+    return {
+        name: files.write(folder / f"{name}.safetensors", named, {**metadata, "name": name})
+        for name, metadata in made.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def styled(tiny_model: Path, styles: dict[str, Path]) -> Pipeline:
+    """The tiny model with these adapters."""
+    pipe = load(tiny_model)
+    for name, path in styles.items():
+        pipe.adapters.add(name, path)
+    return pipe
+
+
+def asked(*names: str, **values: Any) -> Request:
+    return Request("x", size=(16, 16), adapters=dict.fromkeys(names, 1.0), **values)
+
+
+def sampling(pipe: Pipeline, request: Request) -> tuple[Any, ...]:
+    made = pipe.generate(request).recipe
+    return made["steps"], made["sigmas"], made["guidance"]
+
+
+def test_an_adapters_sampling_is_the_default(styled: Pipeline) -> None:
+    assert sampling(styled, asked("fast")) == (1, [0.9, 0.0], 1.0)
+    assert sampling(styled, asked("ink", "slow")) == (3, [1.0, 0.6, 0.2, 0.0], 1.5)
+    assert sampling(styled, asked("fast", "twin")) == (1, [0.9, 0.0], 1.0)
+    plain = sampling(styled, asked())
+    assert plain[0] == 2
+    assert sampling(styled, asked("ink")) == sampling(styled, asked("few")) == plain
+
+
+def test_other_sampling_is_used_and_told(styled: Pipeline) -> None:
+    expected = "made for 1 steps at 0.9, guidance 1; other sampling will look wrong"
+    two = sampling(styled, asked("ink", steps=2))[1]
+    for values, found in [
+        ({"steps": 2}, (2, two, 1.0)),
+        ({"sigmas": (1.0,)}, (1, [1.0, 0.0], 1.0)),
+        ({"guidance": 2.0}, (1, [0.9, 0.0], 2.0)),
+    ]:
+        with pytest.warns(UserWarning, match=expected):
+            assert sampling(styled, asked("fast", **values)) == found
+
+
+def test_adapters_that_disagree_are_an_error(styled: Pipeline) -> None:
+    with pytest.raises(RequestError) as caught:
+        styled.generate([asked("ink"), asked("fast", "slow")])
+    assert str(caught.value) == (
+        "the adapters were made for different sampling (fast for 1 steps at 0.9, guidance 1, "
+        "slow for 3 steps at 1, 0.6, 0.2, guidance 1.5); give steps or sigmas"
+    )
+
+
+def test_an_adapter_that_is_taken_away_disagrees_with_none(styled: Pipeline) -> None:
+    for strength in (0.0, -0.5):
+        request = Request("x", size=(16, 16), adapters={"slow": strength, "fast": 1.0})
+        assert sampling(styled, request) == (1, [0.9, 0.0], 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:an adapter was made")
+@pytest.mark.parametrize("values", [{"steps": 1}, {"steps": 3}, {"steps": 2}, {"sigmas": (0.9,)}])
+def test_steps_or_sigmas_settle_it_in_any_order(styled: Pipeline, values: dict[str, Any]) -> None:
+    """Which name comes first in the mapping changes nothing."""
+    one, other = asked("fast", "slow", **values), asked("slow", "fast", **values)
+    assert sampling(styled, one) == sampling(styled, other)
+    assert sampling(styled, one)[0] == values.get("steps", 1)
+
+
+def test_a_recipe_holds_strengths_and_digests(styled: Pipeline, styles: dict[str, Path]) -> None:
+    strengths = {"ink": 0.5, str(styles["twin"]): -1.0, "few": 0}
+    request = Request("x", size=(16, 16), adapters=strengths)
+    paths = {"ink": styles["ink"], str(styles["twin"]): styles["twin"], "few": styles["few"]}
+    result = styled.generate(request)
+    assert result.recipe["adapters"] == {
+        name: {
+            "strength": float(strengths[name]),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for name, path in paths.items()
+    }
+    assert result.request.adapters == strengths
+
+
+@pytest.mark.parametrize("names", [["ink"], ["fast"], ["slow", "ink"]])
+def test_a_recipe_with_adapters_paints_the_same_again(styled: Pipeline, names: list[str]) -> None:
+    """And without a word: it samples as its adapters were made for."""
+    first = styled.generate(asked(*names)).recipe
+    again = styled.generate(recipe.to_request(first)).recipe
+    assert again == first
+
+
+def test_a_thousand_adapters_are_too_many(styled: Pipeline) -> None:
+    with pytest.raises(RequestError, match="1000 adapters for one picture, at most 32"):
+        styled.generate(asked(*(f"style-{n}" for n in range(1000))))
+
+
+def test_one_wrong_adapter_stops_all_before_the_work(
+    styled: Pipeline, styles: dict[str, Path], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(styles["ink"].read_bytes()[:-1])
+    stream = styled.stream([SMALL, asked(str(cut))])
+    with pytest.raises(AdapterError, match=f"adapter {cut} is truncated"):
+        next(stream)
+
+
+def test_a_changed_adapter_paints_another_picture(styled: Pipeline, tmp_path: Path) -> None:
+    path, found = tmp_path / "a.safetensors", []
+    for kind in ("lora", "full"):
+        files.write(path, files.tensors(files.make(kind)))
+        made = styled.generate(asked(str(path))).recipe
+        found.append((made["pixels_sha256"], made["adapters"][str(path)]["sha256"]))
+    assert len({*found[0], *found[1]}) == 4
+
+
+def test_an_adapter_that_overflows_is_an_error_and_no_black_picture(
+    styled: Pipeline, tmp_path: Path
+) -> None:
+    huge = {"down": torch.full((1, 64), 1e38), "up": torch.full((64, 1), 1e38)}
+    path = files.write(tmp_path / "a.safetensors", files.tensors({files.TO_Q: huge}))
+    with pytest.raises(DanqingError, match="not finite"):
+        styled.generate(Request("x", size=(48, 48), adapters={str(path): 1.0}))
+
+
+def test_adapters_of_each_picture_or_of_all(styled: Pipeline) -> None:
+    text, noise = styled.encode(["a", "b"]), [styled.noise(0, (16, 16))] * 2
+    ink, both = {"ink": 1.0}, {"ink": 1.0, "few": 0.5}
+    each = styled.denoise(text, noise, [1.0], adapters=[ink, both])
+    assert torch.equal(styled.denoise(text, noise, [1.0], adapters=ink)[0], each[0])
+    assert torch.equal(styled.denoise(text, noise, [1.0], adapters=both)[1], each[1])
+    with pytest.raises(RequestError, match="2 texts, 2 noises, 2 negatives and 1 sets of adapters"):
+        styled.denoise(text, noise, [1.0], adapters=[ink])
+    with pytest.raises(RequestError, match="adapters 'i' must be names with strengths"):
+        styled.denoise(text, noise, [1.0], adapters="in")  # type: ignore[arg-type]
 
 
 # ---- requests that cannot be painted ----------------------------------------------------------

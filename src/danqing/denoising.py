@@ -79,7 +79,7 @@ class Denoiser:
 
     def _evaluate(self, ride: Ride, step: int, table: Table) -> None:
         """One evaluation of the network for all riders."""
-        rows = torch.tensor([table.row(job.sigmas[step], job.mix) for job in ride.riders])
+        rows = [table.row(job.sigmas[step], job.mix) for job in ride.riders]
         patches = torch.cat([job.patches for job in ride.riders]).to(ride.text.dtype)
         with ride.adapted:
             out = self._network(patches, ride.text, ride.layout, table.modulation, rows).float()

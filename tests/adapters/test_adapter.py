@@ -46,7 +46,7 @@ BY_HAND = [
     (LOHA, None, [[15.0, 24.0], [-30.0, -48.0]]),
     (LOHA, 2.0, [[30.0, 48.0], [-60.0, -96.0]]),
     (LOKR, None, [[3.0, 6.0], [4.0, 8.0]]),
-    (LOKR, 7.0, [[3.0, 6.0], [4.0, 8.0]]),  # no rank: alpha scales nothing
+    (LOKR, 7.0, [[21.0, 42.0], [28.0, 56.0]]),  # no rank: alpha is the scale
     (FACTORED, 2.0, [[6.0, 12.0], [8.0, 16.0]]),
     (HALF, 0.5, [[1.5, 3.0], [2.0, 4.0]]),
     ({"diff": rows([1.0, -1.0])}, 7.0, [[1.0, -1.0]]),
@@ -144,7 +144,7 @@ SAID = {
 def test_kind_rank_and_shape(kind: str) -> None:
     update = Update(files.KINDS[kind]((96, 64), 5), 6.0)
     assert (update.kind, update.rank, update.shape) == (*SAID[kind], (96, 64))
-    assert update.scale == (6.0 / update.rank if update.rank else 1.0)
+    assert update.scale == (1.0 if kind == "full" else 6.0 / (update.rank or 1))
     assert (update.magnitude is not None) == ("dora" in kind)
 
 

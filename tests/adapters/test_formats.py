@@ -400,9 +400,10 @@ def test_several_prefixes_are_noted() -> None:
     assert read(mixed).notes == ("its keys have several prefixes",)
 
 
-def test_settings_that_are_not_understood_are_noted() -> None:
-    notes = read(pair(), peft(use_qalora=True)).notes
-    assert notes == ("the setting use_qalora is not understood and has no effect here",)
+def test_settings_that_are_not_understood_are_refused() -> None:
+    assert "needs what danqing does not do: use_qalora is True" in refused(
+        pair(), peft(use_qalora=True)
+    )
 
 
 def test_the_matrix_is_that_of_the_file() -> None:

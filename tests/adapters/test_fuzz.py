@@ -5,6 +5,7 @@ values, metadata or bytes. The examples are the same in every run.
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,7 +131,7 @@ METADATA: list[Metadata] = [
 ]
 
 
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=25)
 @given(named=adapters())
 def test_sound_adapters_are_read_and_run(network: Transformer, named: Named) -> None:
     adapter = survives(network, lambda: formats.parse(named, {}, "fuzzed"))
@@ -153,29 +154,14 @@ DTYPES = [
     torch.bool,
     torch.complex64,
 ]
-NUMBERS = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 3e38, 1e-300]
+NUMBERS = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, 3e38]
 PIECES = [
-    *(
-        "",
-        " ",
-        ".",
-        "_",
-        "0",
-        "00",
-        "3",
-        "-1",
-        "x",
-        "墨",
-        "\0",
-        "\n",
-        "to_q",
-        "add_v_proj",
-        "norm_k",
-    ),
+    *("", " ", ".", "_", "0", "00", "3", "-1", "x", "墨", "\0", "\n"),
+    *("to_q", "add_v_proj", "norm_k", "transformer.", "lora_unet_", "text_encoder."),
     *("lora_A", "lora_B", "lora_down", "lora_up", ".weight", ".bias", ".alpha", ".default"),
     *(".diff", ".diff_b", ".dora_scale", ".lokr_w1", ".lokr_w1_a", ".lokr_w2_a", ".hada_w1_a"),
-    *("transformer.", "lora_unet_", "text_encoder.", "single_transformer_blocks"),
 ]
+PARTS = ["up", "down", "alpha", "diff", "bias", "magnitude", "lokr_w1", "lokr_w2_a", "hada_w2_b"]
 
 
 def rename(draw: st.DrawFn, named: Named, name: str) -> None:
@@ -187,12 +173,10 @@ def rename(draw: st.DrawFn, named: Named, name: str) -> None:
 
 def move(draw: st.DrawFn, named: Named, name: str) -> None:
     """To another layer, part or naming, or to a number of blocks that the model does not have."""
-    key = keys.read_key(name)
+    key = keys.read_key(name) or keys.Key("", "", TO_Q, "down")
     naming = files.NAMINGS[draw(st.sampled_from(sorted(files.NAMINGS)))]
-    layer = draw(st.sampled_from([*LAYERS, NORM_K, "transformer_blocks.7.attn.to_q"]))
-    part = draw(st.sampled_from(["up", "down", "alpha", "diff", "bias", "magnitude", "lokr_w1_b"]))
-    if key is not None:
-        part = draw(st.sampled_from([key.part, part]))
+    layer = draw(st.sampled_from([key.layer, *LAYERS, "transformer_blocks.7.attn.to_q"]))
+    part = draw(st.sampled_from([key.part, *PARTS]))
     named[naming.key(layer, part)] = named.pop(name)
 
 
@@ -223,7 +207,8 @@ def reshape(draw: st.DrawFn, named: Named, name: str) -> None:
 
 
 def retype(draw: st.DrawFn, named: Named, name: str) -> None:
-    named[name] = named[name].to(draw(st.sampled_from(DTYPES)))
+    if not named[name].is_complex():
+        named[name] = named[name].to(draw(st.sampled_from(DTYPES)))
 
 
 def poison(draw: st.DrawFn, named: Named, name: str) -> None:
@@ -248,7 +233,7 @@ def damaged(draw: st.DrawFn) -> Named:
     return named
 
 
-@settings(FUZZ, max_examples=800)
+@settings(FUZZ, max_examples=500)
 @given(named=damaged(), metadata=st.sampled_from(METADATA))
 def test_damaged_tensors(network: Transformer, named: Named, metadata: Metadata) -> None:
     adapter = survives(network, lambda: formats.parse(named, metadata, "fuzzed"))
@@ -260,56 +245,41 @@ def test_damaged_tensors(network: Transformer, named: Named, metadata: Metadata)
 
 FIELDS = [
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_qalora", "base"),
-    *("sampling", "steps", "sigmas", "guidance", "transformer.r", "transformer.rank_pattern"),
-    *("text_encoder.r", "to_q", ".*", r"transformer_blocks\.\d+", "transformer.*to_q", "(a+)+$"),
-    *("(", "^$", "(|)", "", "\n"),
+    *("sampling", "steps", "sigmas", "guidance", "transformer.r", "text_encoder.r", "", "\n"),
 ]
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.sampled_from([0, 1, 2, 4, 8, -1, 10**30, 10**400, 0.5, 1e39, -0.0])
-    | st.floats()
-    | st.sampled_from(["", "4", "to_q", "x\ny", "nan"])
+PATTERNS = ["to_q", ".*", r"\d+\.attn\.to_q", "transformer.*to_q", "(a+)+$", "(", "^$", "\n"]
+NUMBERS_IN_JSON = [0, 1, 2, 4, 8, -1, 0.5, -0.0, 1e39, math.nan, math.inf, 10**30, 10**400]
+LEAVES = st.sampled_from([*NUMBERS_IN_JSON, None, True, "", "4", "to_q", "x\ny", [], {}])
+JSON = (
+    LEAVES
+    | st.dictionaries(st.sampled_from(PATTERNS), LEAVES, min_size=1, max_size=2)
+    | st.lists(LEAVES, max_size=3)
 )
-JSON = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
-    ),
-    max_leaves=6,
-)
+STARTS: list[dict[str, Any]] = [
+    {"r": 4, "lora_alpha": 8},
+    {"r": 4, "lora_alpha": 8, "rank_pattern": {"x": 1}, "alpha_pattern": {"to_q": 8}},
+    {"base": {"id": "mini"}, "sampling": {"steps": 2, "sigmas": [1.0, 0.5], "guidance": 1.0}},
+]
 
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A value of the metadata: JSON with some fields changed, or any text."""
-    if draw(st.integers(0, 5)) == 0:
-        return draw(st.text(max_size=20))
-    start = draw(
-        st.sampled_from(
-            [
-                {},
-                {"r": 4, "lora_alpha": 8},
-                {"r": 4, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {"to_q": 2}},
-                {"base": {}, "sampling": {"steps": 2, "sigmas": [1.0, 0.5], "guidance": 1.0}},
-            ]
-        )
-    )
-    changed = json.loads(json.dumps(start))
+    """A value of the metadata: JSON with some fields changed, now and then not even JSON."""
+    changed: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from(STARTS))))
     for _ in range(draw(st.integers(0, 2))):
         inner = [changed, *(value for value in changed.values() if isinstance(value, dict))]
-        field = draw(st.sampled_from(FIELDS + sorted(start)))
-        draw(st.sampled_from(inner))[field] = draw(JSON)
+        place = draw(st.sampled_from(inner))
+        place[draw(st.sampled_from([*place] * 5 + FIELDS))] = draw(JSON)
     text = json.dumps(changed)
-    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 9)) == 0 else text
+    return draw(st.sampled_from([*[text] * 8, text[: len(text) // 2], text + "墨"]))
 
 
-@settings(FUZZ, max_examples=800)
+@settings(FUZZ, max_examples=500)
 @given(
     kind=st.sampled_from(["lora", "dora", "loha", "lokr_half", "full", "lora_biased"]),
     alpha=st.sampled_from([None, 8.0]),
     metadata=st.dictionaries(
-        st.sampled_from(["lora_adapter_metadata", "danqing", "format"]), texts(), max_size=2
+        st.sampled_from(["lora_adapter_metadata", "danqing"]), texts(), min_size=1
     ),
 )
 def test_damaged_metadata(
@@ -350,7 +320,7 @@ def test_the_bytes_are_sound(network: Transformer, sound: bytes, tmp_path: Path)
     assert set(adapter.updates) == {"proj_out", NORM_K}
 
 
-@settings(FUZZ, max_examples=800)
+@settings(FUZZ, max_examples=300)
 @given(data=st.data())
 def test_damaged_bytes(
     network: Transformer, sound: bytes, tmp_path: Path, data: st.DataObject
@@ -401,7 +371,7 @@ def headers(draw: st.DrawFn, sound: dict[str, Any]) -> dict[str, Any]:
     return header
 
 
-@settings(FUZZ, max_examples=800)
+@settings(FUZZ, max_examples=200)
 @given(data=st.data())
 def test_damaged_headers(
     network: Transformer, sound: bytes, tmp_path: Path, data: st.DataObject

@@ -172,11 +172,16 @@ def test_rank_stabilised_alpha_is_over_the_root_of_the_rank() -> None:
     assert alpha / 16 == pytest.approx(8 / math.sqrt(16))
 
 
-def test_settings_that_are_not_built_are_told() -> None:
-    assert peft.unread_settings({**PLAIN, "use_qalora": False, "layer_replication": None}) == []
-    settings = {"use_qalora": True, "layer_replication": [[0, 4]], "alora_invocation_tokens": [1]}
-    assert peft.unread_settings(settings) == [
-        "use_qalora",
-        "layer_replication",
-        "alora_invocation_tokens",
+def test_settings_that_are_not_built_are_refused() -> None:
+    plain = {**PLAIN, "use_qalora": False, "layer_replication": None, "init_lora_weights": True}
+    assert peft.foreign_settings(plain) == []
+    settings = {
+        "use_qalora": True,
+        "layer_replication": [[0, 4]],
+        "init_lora_weights": "pissa_niter_4",
+    }
+    assert peft.foreign_settings(settings) == [
+        "use_qalora is True",
+        "layer_replication is [[0, 4]]",
+        "init_lora_weights is 'pissa_niter_4': convert it to a plain LoRA with PEFT first",
     ]

@@ -56,7 +56,7 @@ def written(path: Path, *layers: str, rank: int = 4, **metadata: Any) -> Path:
 
 
 def ready(store: Store) -> list[str]:
-    return [path.name for path, _, _ in store._ready]
+    return [state[0].name for state in store._ready]
 
 
 # ---- names ------------------------------------------------------------------------------------

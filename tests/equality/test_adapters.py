@@ -213,7 +213,7 @@ def parameters(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.clone() for name, parameter in network.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["ink", "dora", "across", "kron", "whole", "biases", "table"])
+@pytest.mark.parametrize("name", ["dora", "across", "whole", "biases", "table whole"])
 def test_added_and_removed_is_never_added(
     tiny_model: Path, adapters: dict[str, Path], name: str
 ) -> None:
@@ -340,11 +340,10 @@ def check_merged(network: Transformer, mixed: list[tuple[files.Layers, float]]) 
     return (found - velocity(network)).abs().max()
 
 
-@pytest.mark.parametrize("strength", [1.0, -0.6])
 @pytest.mark.parametrize("kind", files.KINDS)
-def test_every_kind_on_all_layers(network: Transformer, kind: str, strength: float) -> None:
+def test_every_kind_on_all_layers(network: Transformer, kind: str) -> None:
     layers = files.make(kind, files.matrices(), alpha=None if kind == "bias" else 2.0)
-    assert check_merged(network, [(layers, strength)]) > 0.1
+    assert check_merged(network, [(layers, -0.6)]) > 0.1
 
 
 def test_gains_of_norms(network: Transformer) -> None:

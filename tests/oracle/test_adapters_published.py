@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from accelerate import init_empty_weights
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from torch import Tensor, nn
 
+from danqing.adapters.adapter import Adapter
 from danqing.adapters.formats import parse
 from danqing.adapters.store import Store
 from danqing.adapters.targets import check_fit, targets
 from danqing.models.transformer import Transformer, TransformerConfig
 from danqing.sampling import latents
+from danqing.sampling.schedule import schedule
 from danqing.types import Request
 from danqing.weights import loader
 
@@ -61,6 +64,7 @@ class Published:
     tensors: int  # of 60 blocks
 
 
+# Of DiffSynth's distilled adapter, and of its examples.
 DISTILLED = (*ATTENTION, "img_mlp.net.2", "txt_mlp.net.2", *MODULATION)
 LIGHTNINGS = Published(LIGHTNING, ATTENTION + MLP, 64, 8, 2160)
 OTHERS = [
@@ -90,7 +94,7 @@ def with_alphas(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, 
     return {n: t.to(dtype) if n.endswith(".alpha") else t for n, t in tensors.items()}
 
 
-def parsed(tensors: Mapping[str, Tensor]):
+def parsed(tensors: Mapping[str, Tensor]) -> Adapter:
     """The adapter, which must fit the published transformer."""
     network = loader.build(lambda: Transformer(TransformerConfig()))
     adapter = parse(tensors, {}, "list")
@@ -132,7 +136,7 @@ def test_lightnings_list(alpha_type: torch.dtype, shapes: dict[str, tuple[int, i
 
 def test_every_linear_layer_has_a_name(shapes: dict[str, tuple[int, int]]) -> None:
     assert set(all_linears(60)) == set(shapes)
-    loras = {n: LoRA(cheap(4, width), cheap(out, 4), 4.0) for n, (out, width) in shapes.items()}
+    loras = {n: LoRA(cheap(1, width), cheap(out, 1), 1.0) for n, (out, width) in shapes.items()}
     for naming in (LIGHTNING, KOHYA):
         assert parsed(naming.tensors(loras)).updates.keys() == set(shapes)
 
@@ -211,11 +215,47 @@ def test_velocity_at_the_published_width(tmp_path: Path) -> None:
         assert_close(mine, their)
 
 
-# ---- Lightning, from the prompt to the picture ------------------------------------------------
+# ---- from the prompt to the picture -----------------------------------------------------------
 
 PROMPTS = ["two foxes on a hill, 一只猫 by the sea, and more words than the other has", "一只狐狸"]
 SIZE = (80, 48)
 FILE = "Qwen-Image-Lightning-4steps-V2.0-bf16.safetensors"
+
+
+def with_adapter(pair: Pair, file: Path, **schedule: Any) -> QwenImagePipeline:
+    """The oracle's pipeline with the file loaded, under a changed schedule."""
+    scheduled = reference.with_schedule(pair.oracle, **schedule)
+    network = deepcopy(pair.oracle.transformer)
+    pipeline = QwenImagePipeline(**{**scheduled.components, "transformer": network})
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(file, adapter_name="some")
+    return pipeline
+
+
+def with_lightning(pair: Pair, file: Path) -> QwenImagePipeline:
+    """As its makers run it: a constant shift of 3, no terminal stretch."""
+    return with_adapter(
+        pair, file, base_shift=math.log(3), max_shift=math.log(3), shift_terminal=None
+    )
+
+
+def painted(pipeline: QwenImagePipeline, noise: Iterable[Tensor], **options: Any) -> Tensor:
+    width, height = SIZE
+    return pipeline(
+        prompt=PROMPTS,
+        latents=torch.stack([latents.pack(n) for n in noise]),
+        width=width,
+        height=height,
+        num_inference_steps=4,
+        **options,
+    ).images
+
+
+def assert_same_latents(ours: list[Tensor], plain: list[Tensor], theirs: Tensor) -> None:
+    """``plain`` are those without the adapter."""
+    found, without = (torch.stack([latents.pack(n) for n in some]) for some in (ours, plain))
+    assert (found - without).std() > 0.05
+    assert_close(found, theirs, PICTURES)
 
 
 @pytest.fixture
@@ -224,40 +264,14 @@ def lightning(pair_of: GetPair, tmp_path: Path) -> tuple[Pair, Path]:
     return pair, write(tmp_path / FILE, random_tensors(LIGHTNINGS, pair.oracle.transformer))
 
 
-def with_lightning(pair: Pair, file: Path) -> QwenImagePipeline:
-    """As its makers run it: a constant shift of 3, no terminal stretch."""
-    changed = {"base_shift": math.log(3), "max_shift": math.log(3), "shift_terminal": None}
-    shifted = reference.with_schedule(pair.oracle, **changed)
-    network = deepcopy(pair.oracle.transformer)
-    pipeline = QwenImagePipeline(**{**shifted.components, "transformer": network})
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_lora_weights(file)
-    return pipeline
-
-
-def painted(pipeline: QwenImagePipeline, noise: Iterable[Tensor], output: str) -> Tensor:
-    width, height = SIZE
-    return pipeline(
-        prompt=PROMPTS,
-        latents=torch.stack([latents.pack(n) for n in noise]),
-        width=width,
-        height=height,
-        num_inference_steps=4,
-        true_cfg_scale=1.0,
-        output_type=output,
-    ).images
-
-
 def test_latents(lightning: tuple[Pair, Path]) -> None:
     pair, file = lightning
     noise = [pair.pipe.noise(seed, SIZE) for seed in (3, 4)]
-    theirs = painted(with_lightning(pair, file), noise, "latent")
-    sigmas = [1.0, 0.9, 0.75, 0.5, 0.0]
-    text = pair.pipe.encode(PROMPTS)
-    ours = pair.pipe.denoise(text, noise, sigmas, adapters={str(file): 1.0})
-    plain = pair.pipe.denoise(text, noise, sigmas)
-    assert (torch.stack(ours) - torch.stack(plain)).std() > 0.05
-    assert_close(torch.stack([latents.pack(latent) for latent in ours]), theirs, PICTURES)
+    pipeline = with_lightning(pair, file)
+    theirs = painted(pipeline, noise, true_cfg_scale=1.0, output_type="latent")
+    job = pair.pipe.encode(PROMPTS), noise, [1.0, 0.9, 0.75, 0.5, 0.0]
+    ours = pair.pipe.denoise(*job, adapters={str(file): 1.0})
+    assert_same_latents(ours, pair.pipe.denoise(*job), theirs)
 
 
 def test_pictures(lightning: tuple[Pair, Path]) -> None:
@@ -267,8 +281,26 @@ def test_pictures(lightning: tuple[Pair, Path]) -> None:
         Request(p, seed=s, size=SIZE, adapters={str(file): 1.0}) for s, p in enumerate(PROMPTS)
     ]
     noise = [pair.pipe.noise(request.seed, SIZE) for request in requests]
-    theirs = painted(with_lightning(pair, file), noise, "pt")
+    pipeline = with_lightning(pair, file)
+    theirs = painted(pipeline, noise, true_cfg_scale=1.0, output_type="pt")
     for result, picture in zip(pair.pipe.generate(requests), theirs, strict=True):
         bytes_CHW = torch.from_numpy(np.array(result.image)).permute(2, 0, 1).float()
         assert bytes_CHW.std() > 10
         assert (bytes_CHW - picture * 255).abs().max() <= 0.5 + 255 * PICTURES
+
+
+def test_both_branches_of_guidance_are_adapted(pair_of: GetPair, tmp_path: Path) -> None:
+    """A style adapter, under the model's own schedule."""
+    pair, negative = pair_of(3), ["a blue cat in the rain"]
+    tensors = random_tensors(OTHERS[2], pair.oracle.transformer)
+    file = write(tmp_path / "style.safetensors", tensors)
+    pipeline = with_adapter(pair, file)
+    pipeline.set_adapters("some", 0.8)
+    noise = [pair.pipe.noise(seed, SIZE) for seed in (5, 6)]
+    theirs = painted(
+        pipeline, noise, true_cfg_scale=4.0, negative_prompt=negative * 2, output_type="latent"
+    )
+    sigmas = schedule(4, SIZE[0] // 16 * (SIZE[1] // 16), pair.pipe.model.schedule)
+    job = pair.pipe.encode(PROMPTS), noise, sigmas, 4.0, pair.pipe.encode(negative) * 2
+    ours = pair.pipe.denoise(*job, adapters={str(file): 0.8})
+    assert_same_latents(ours, pair.pipe.denoise(*job), theirs)

@@ -46,7 +46,8 @@ class Update:
         full: diff [out, in], or [D] for a norm's gain
         magnitude: [out] or, over the input axis, [1, in]: weight-decomposed (DoRA)
         bias: [out], a change of the layer's bias
-    ``alpha`` over the rank is the scale; without it the scale is 1.
+    ``alpha`` over the rank is the scale; of a Kronecker product of whole matrices, which has no
+    rank, it is the scale itself. Without it the scale is 1.
     """
 
     parts: Mapping[str, Tensor]
@@ -67,7 +68,9 @@ class Update:
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha is None or not self.rank else self.alpha / self.rank
+        if self.alpha is None or self.kind == "full":
+            return 1.0
+        return self.alpha / (self.rank or 1)
 
     @property
     def magnitude(self) -> Tensor | None:

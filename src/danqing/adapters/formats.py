@@ -17,7 +17,7 @@ from torch import Tensor
 
 from danqing.adapters.adapter import ANY, FULL, LOHA, LOKR, LORA, Adapter, Sampling, Update
 from danqing.adapters.keys import Key, describe, understand
-from danqing.adapters.peft import peft_alpha, peft_config, unread_settings
+from danqing.adapters.peft import peft_alpha, peft_config, whole_factor
 from danqing.adapters.published import known_sampling
 from danqing.adapters.refusal import Refuse, refusal
 from danqing.adapters.safe import locate, read_tensors
@@ -25,6 +25,8 @@ from danqing.errors import RequestError
 from danqing.sampling.schedule import check_sigmas
 
 OWN_METADATA = "danqing"
+REAL = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+REAL |= {torch.float8_e4m3fn, torch.float8_e5m2}
 
 
 def read(path: Path) -> Adapter:
@@ -43,7 +45,7 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str)
     """The adapter of these tensors; ``name`` is for errors."""
     refuse = refusal(name)
     keys = understand(tensors, refuse)
-    check_values(tensors, refuse)
+    check_values(tensors, {key.text for key in keys if key.part == "alpha"}, refuse)
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     doubles = []
     for key in keys:
@@ -63,7 +65,7 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str)
         metadata=dict(metadata),
         base=own.get("base"),
         sampling=read_sampling(own.get("sampling"), refuse),
-        notes=tuple(odd(keys, alphas, config)),
+        notes=tuple(odd(keys, alphas)),
     )
 
 
@@ -77,23 +79,21 @@ def _all(
 # ---- tensors ----------------------------------------------------------------------------------
 
 
-def check_values(tensors: Mapping[str, Tensor], refuse: Refuse) -> None:
-    alpha = {n for n in tensors if n.endswith("alpha")}
-    whole = [
-        f"{n} is {str(t.dtype).removeprefix('torch.')}"
-        for n, t in tensors.items()
-        if n not in alpha and not t.is_floating_point()
+def check_values(tensors: Mapping[str, Tensor], alphas: set[str], refuse: Refuse) -> None:
+    """Matrices of real numbers, and nothing infinite; an alpha may be a whole number."""
+    strange = [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors.items()
+        if tensor.dtype not in REAL and (name not in alphas or tensor.is_complex())
     ]
-    refuse("holds matrices of whole numbers; give it in a floating-point type", whole)
+    refuse("holds other than real numbers; give it in a floating-point type", strange)
     bad = [n for n, t in tensors.items() if not is_finite(t)]
     refuse("holds NaN or infinity", bad)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return not tensor.is_complex()
-    wide = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has few operations
-    return bool(torch.isfinite(wide).all())
+    """Also in single precision, in which it is used."""
+    return bool(torch.isfinite(tensor.float()).all())
 
 
 def gaps(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
@@ -101,6 +101,9 @@ def gaps(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
     kinds = [kind for kind in (LORA, LOHA, LOKR, FULL) if any(part in parts for part in kind)]
     if len(kinds) > 1:
         yield f"{layer} has both {kinds[0][0]} and {kinds[1][0]}"
+    for half in ("lokr_w1", "lokr_w2"):
+        if half in parts and {f"{half}_a", f"{half}_b"} & set(parts):
+            yield f"{layer} has {half} both whole and as a product"
     for kind in kinds:
         yield from (f"{layer} lacks {part}" for part in lacking(kind, parts))
     if not kinds and set(parts) - {"bias"}:
@@ -161,10 +164,6 @@ def make_update(parts: Mapping[str, Tensor], alpha: float | None) -> Update:
     magnitude = kept.get("magnitude")
     if magnitude is not None and magnitude.ndim == 2 and magnitude.shape[1] == 1:
         kept["magnitude"] = magnitude[:, 0]
-    for half in ("lokr_w1", "lokr_w2"):  # whole and factored at once: the whole one counts
-        if half in kept:
-            kept.pop(f"{half}_a", None)
-            kept.pop(f"{half}_b", None)
     return Update(kept, alpha)
 
 
@@ -194,13 +193,16 @@ def read_alphas(
                 if n in stated and not math.isclose(stated[n], a, rel_tol=1e-3)
             ],
         )
-        return {layer: said[layer][0] if layer in said else None for layer in layers}
+        whole = [n for n, parts in layers.items() if {"lokr_w1", "lokr_w2"} <= set(parts)]
+        found = {n: alpha for n, (alpha, _) in said.items()}
+        found |= {n: whole_factor(n, config) for n in whole}
+        return {layer: found.get(layer) for layer in layers}
     if stated:
         refuse(
             "has an alpha for some layers and not for others",
             [f"{layer} lacks alpha" for layer in ranked if layer not in stated],
         )
-    return {layer: stated.get(layer) for layer in layers}
+    return {layer: stated.get(layer) if layer in ranked else None for layer in layers}
 
 
 def own_metadata(metadata: Mapping[str, str], refuse: Refuse) -> dict[str, Any]:
@@ -226,21 +228,17 @@ def read_sampling(values: Any, refuse: Refuse) -> Sampling | None:
         sound = type(made.steps) is int and made.steps > 0
         sound = sound and (levels is None or len(levels) - 1 == made.steps)
         sound = sound and (guidance is None or 1 <= made.guidance < math.inf)  # type: ignore[operator]
-    except (AttributeError, KeyError, TypeError, ValueError, RequestError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RequestError):
         sound = False
     if not sound:
         refuse("has metadata that cannot be read", [f"sampling {values!r}"])
     return made
 
 
-def odd(
-    keys: list[Key], alphas: Mapping[str, float | None], config: Mapping[str, Any] | None
-) -> Iterator[str]:
+def odd(keys: list[Key], alphas: Mapping[str, float | None]) -> Iterator[str]:
     """What a person should know about the file, though it can be read."""
     if len({key.prefix for key in keys}) > 1:
         yield "its keys have several prefixes"
     ranked = any(key.part in ("down", "hada_w1_b", "lokr_w2_b") for key in keys)
     if ranked and all(alpha is None for alpha in alphas.values()):
         yield "alpha is not stated: the scale is 1, as other tools take it"
-    for setting in unread_settings(config or {}):
-        yield f"the setting {setting} is not understood and has no effect here"

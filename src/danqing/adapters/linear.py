@@ -10,6 +10,7 @@ Axes: T rows (tokens) of the pack, R rank.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +75,9 @@ class Adapted(nn.Module):
         return self._add(self.layer(x_TD), x_TD, first=0)
 
     def without_first_third(self, x_TD: Tensor) -> Tensor:
-        assert isinstance(self.layer, FusedLinear)
-        first = self.layer.out_features // 3
-        return self._add(self.layer.without_first_third(x_TD), x_TD, first=first)
+        layer = cast(FusedLinear, self.layer)
+        first = layer.out_features // 3
+        return self._add(layer.without_first_third(x_TD), x_TD, first=first)
 
     def _add(self, y: Tensor, x: Tensor, first: int) -> Tensor:
         """``y`` with the riders' updates; its columns begin at the layer's column ``first``."""

@@ -19,5 +19,11 @@ def refusal(name: str) -> Refuse:
 
 
 def listed(faults: list[str]) -> str:
-    shown = ", ".join(faults[:LISTED])
+    shown = ", ".join(printable(fault) for fault in faults[:LISTED])
     return shown if len(faults) <= LISTED else f"{shown} and {len(faults) - LISTED} more"
+
+
+def printable(text: str) -> str:
+    """A stranger's words without the characters that break lines or steer a terminal."""
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."

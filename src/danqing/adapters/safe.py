@@ -34,7 +34,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: the library's tensors would change with the file, or be cut off with it.
+            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
     except OSError as error:
         reason = error.strerror or str(error)
         raise AdapterError(f"cannot read adapter {path}: {reason}; check the name") from error
@@ -70,13 +71,19 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def with_peft_config(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     """PEFT keeps rank and alpha in a file beside the weights: read as if they stood within."""
-    beside = path.with_name(PEFT_CONFIG)
-    if path.name != IN_FOLDER[0] or not beside.is_file():
+    beside = peft_settings(path)
+    if beside is None:
         return metadata
     try:
         return {**metadata, "lora_adapter_metadata": beside.read_text("utf-8")}
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"cannot read {beside}: {error}") from error
+
+
+def peft_settings(path: Path) -> Path | None:
+    """PEFT's settings beside its weights, if this file is such weights and they are there."""
+    beside = path.with_name(PEFT_CONFIG)
+    return beside if path.name == IN_FOLDER[0] and beside.is_file() else None
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from danqing.adapters import formats, published
 from danqing.adapters.adapter import Sampling
 from danqing.adapters.inject import Bound, Mix, bind
-from danqing.adapters.safe import locate
+from danqing.adapters.safe import locate, peft_settings
 from danqing.adapters.targets import check_fit, targets
 from danqing.errors import AdapterError
 from danqing.models.transformer import Transformer
@@ -23,7 +23,7 @@ from danqing.weights.fingerprint import ADAPTERS
 CAPACITY = 4 * 1024**3  # bytes of adapters kept ready
 
 
-State = tuple[Path, int, int]  # of a file: where, when it was changed, and its size
+State = tuple[object, ...]  # of a file and its settings: where, when changed, how large
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Store:
         own = self._folder / ADAPTERS / f"{name}.safetensors"
         if name in self._named:
             return self._named[name]
-        if "/" not in name and own.is_file():
+        if "/" not in name and os.path.isfile(own):  # false for a name that is too long
             return own
         return published.find(name, also=self.names)
 
@@ -131,17 +131,21 @@ class Store:
 
 def state(path: Path) -> State:
     """Where the adapter's file is and whether it was changed; AdapterError if it is not there."""
-    file = locate(path)
+    file = locate(path).absolute()  # not resolved: its name says what a published file is
     try:
-        status = file.stat()
+        settings = peft_settings(file)
+        found = [one.stat() for one in (file, settings) if one]
     except OSError as error:
         raise AdapterError(
             f"cannot read adapter {path}: {error.strerror}; check the name"
         ) from error
-    return file.resolve(), status.st_mtime_ns, status.st_size
+    return file, *((status.st_mtime_ns, status.st_size) for status in found)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the file, in hexadecimal."""
+    """SHA-256 of the file, in hexadecimal; of PEFT's settings as well, where they lie beside."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256")
+    if settings := peft_settings(path):
+        found.update(settings.read_bytes())
+    return found.hexdigest()

@@ -138,6 +138,8 @@ def homeless(adapter: Adapter, rules: Naming) -> Iterator[str]:
     """What the naming cannot say."""
     for layer, update in adapter.updates.items():
         yield from (f"{layer} {part}" for part in update.parts if part not in rules.parts)
+        if update.rank is None and update.scale != 1:
+            yield f"{layer} a scale of whole matrices"
         magnitude = update.magnitude
         if rules.parts is PEFT and magnitude is not None and magnitude.ndim == 2:
             yield f"{layer} magnitude over the input"

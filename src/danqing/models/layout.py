@@ -4,6 +4,7 @@ A pack is the tokens of several images (or prompts) laid end to end in one matri
 dimension and no padding. A ``Layout`` holds the lengths, and nothing else about the images.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -67,8 +68,10 @@ def centred_grid(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(y, x).view(-1, 2)
 
 
-def spread(row: Tensor, lengths: list[int]) -> Tensor:
-    """Segment rows [M] to token rows [T]; a single entry stands for all where all are equal."""
-    if bool((row == row[0]).all()):
-        return row[:1]
-    return torch.repeat_interleave(row, torch.tensor(lengths, device=row.device))
+def spread(rows: Iterable[int], lengths: list[int]) -> Tensor:
+    """Rows of segments to rows of tokens [T]; a single one stands for all where all are equal."""
+    each = [int(row) for row in rows]
+    if len(set(each)) == 1:
+        return torch.tensor(each[:1])
+    pairs = zip(each, lengths, strict=True)
+    return torch.tensor([row for row, length in pairs for _ in range(length)])

@@ -15,7 +15,7 @@ dimension, C channels of a patch, J joint (text feature) width, M rows of modula
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -87,7 +87,12 @@ class Transformer(nn.Module):
         self.proj_out = Linear(width, config.patch_channels)
 
     def forward(
-        self, patches_TC: Tensor, text_LJ: Tensor, layout: Layout, table: Modulation, rows_M: Tensor
+        self,
+        patches_TC: Tensor,
+        text_LJ: Tensor,
+        layout: Layout,
+        table: Modulation,
+        rows: Iterable[int],
     ) -> Tensor:
         """Velocity [T, C].
 
@@ -96,10 +101,10 @@ class Transformer(nn.Module):
             text_LJ: text features of all segments, end to end.
             layout: the segments.
             table: modulation for the noise levels in use.
-            rows_M: the table's row for each segment, int64.
+            rows: the table's row for each segment.
         """
-        img_rows = spread(rows_M, layout.patch_lengths)
-        txt_rows = spread(rows_M, layout.text_lengths)
+        img_rows = spread(rows, layout.patch_lengths)
+        txt_rows = spread(rows, layout.text_lengths)
         img_rope, txt_rope = self.rope(layout, patches_TC.device)
         x_TD = self.img_in(patches_TC)
         c_LD = self.txt_in(self.txt_norm(text_LJ))
