@@ -29,6 +29,7 @@ LOHA = {
     "hada_w2_b": rows([5.0, 6.0]),
 }
 LOKR = {"lokr_w1": rows([1.0, 2.0]), "lokr_w2": rows([3.0], [4.0])}
+ROWS = {"lokr_w1": rows([1.0, 2.0]), "lokr_w2": rows([3.0, 4.0])}
 FACTORED = {
     "lokr_w1_a": rows([1.0]),
     "lokr_w1_b": rows([1.0, 2.0]),

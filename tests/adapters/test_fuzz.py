@@ -67,7 +67,7 @@ def run(network: Transformer, adapter: Adapter) -> None:
     mix: Mix = ((bind(adapter, network, files.known(), "digest"), 0.5),)
     with torch.inference_mode(), Injection(network, LAYOUT, [mix]):
         table = bake(network, [0.5], mix)
-        out = network(tiny.draw(6, 64), tiny.draw(4, 64), LAYOUT, table, torch.tensor([0]))
+        out = network(tiny.draw(6, 64), tiny.draw(4, 64), LAYOUT, table, [0])
     assert out.shape == (6, 64)
 
 
@@ -246,6 +246,7 @@ def test_damaged_tensors(network: Transformer, named: Named, metadata: Metadata)
 FIELDS = [
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_qalora", "base"),
     *("sampling", "steps", "sigmas", "guidance", "transformer.r", "text_encoder.r", "", "\n"),
+    *("alpha", "init_lora_weights"),
 ]
 PATTERNS = ["to_q", ".*", r"\d+\.attn\.to_q", "transformer.*to_q", "(a+)+$", "(", "^$", "\n"]
 NUMBERS_IN_JSON = [0, 1, 2, 4, 8, -1, 0.5, -0.0, 1e39, math.nan, math.inf, 10**30, 10**400]

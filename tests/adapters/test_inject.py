@@ -36,9 +36,7 @@ def adapted(network: Transformer) -> dict[str, Adapted]:
 def velocity(network: Transformer, mixes: list[inject.Mix]) -> Tensor:
     table = network.bake([0.7])
     with Injection(network, LAYOUT, mixes):
-        return network(
-            tiny.draw(23, 64), tiny.draw(36, 64, seed=2), LAYOUT, table, torch.tensor([0, 0, 0])
-        )
+        return network(tiny.draw(23, 64), tiny.draw(36, 64, seed=2), LAYOUT, table, [0, 0, 0])
 
 
 # ---- rows -------------------------------------------------------------------------------------

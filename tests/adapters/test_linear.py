@@ -135,6 +135,17 @@ def test_it_is_the_layer_with_the_change_in_its_weight(kind: str, strength: floa
     torch.testing.assert_close(found, F.linear(x, moved, layer.bias), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_a_gain_is_added_to_a_norms_own(size: float) -> None:
+    layer, moved = (tiny.seeded(lambda: RMSNorm(32)) for _ in range(2))
+    diff, x = tiny.draw(32, seed=1), size * tiny.draw(5, 2, 32, seed=5)
+    moved.weight -= 0.5 * diff
+    beside = make_beside(layer, 1, [(0, Update({"diff": diff}))])
+    found = Adapted(layer, [(slice(1, 4), [(beside, -0.5)])])(x)
+    torch.testing.assert_close(found[1:4], moved(x)[1:4], atol=1e-6, rtol=1e-5)
+    assert torch.equal(found[[0, 4]], layer(x)[[0, 4]])
+
+
 def test_biases_are_added_with_the_strength() -> None:
     layer = tiny.seeded(lambda: Linear(WIDTH, 96))
     parts = {

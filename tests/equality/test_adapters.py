@@ -6,6 +6,7 @@ weights themselves are never touched.
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,13 @@ REQUESTS = [
     Request("a red fox", seed=1, size=(64, 64), guidance=1.0, adapters=MIXES[0]),
     Request("a red fox", seed=2, size=(64, 48), guidance=4.0, adapters=MIXES[1]),
     Request("一只红色的狐狸", seed=1, size=(32, 96), guidance=3.0, adapters=MIXES[2]),
-    Request("x", seed=9, size=(16, 16), sigmas=(0.8,), guidance=1.0, adapters=MIXES[3]),
+    Request("x", seed=9, size=(32, 32), sigmas=(0.8,), guidance=1.0, adapters=MIXES[3]),
     Request("a cat", seed=6, size=(48, 80), steps=4, guidance=1.0, adapters=MIXES[4]),
     Request("", seed=5, size=(32, 32), steps=1, guidance=2.5, adapters=MIXES[5]),
     Request("一只猫", seed=7, size=(80, 16), sigmas=(1.0, 0.9, 0.5), adapters=MIXES[6]),
     Request("two dogs", seed=11, size=(64, 64), steps=3, guidance=1.5, adapters=MIXES[7]),
 ]
-SIZES = [(64, 48), (96, 32), (16, 16), (48, 32), (64, 48), (32, 32), (64, 16), (16, 64)]
+SIZES = [(64, 48), (96, 32), (32, 48), (48, 32), (64, 48), (32, 32), (64, 16), (16, 64)]
 SIGMAS = [1.0, 0.6, 0.0]
 
 
@@ -162,6 +163,21 @@ def test_latents_of_any_partition_and_order(
     for places in partition(list(range(8)), random.Random(seed)):
         found = latents(pipe, places, guidance)
         assert all(torch.equal(f, expected[p]) for f, p in zip(found, places, strict=True))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", [(16, 16), (32, 16), (16, 48)], ids=["1", "2", "3"])
+def test_pictures_of_few_patches(pipe: Pipeline, size: tuple[int, int]) -> None:
+    """Attention of so few queries is where the kernels like to choose another way."""
+    text = pipe.encode([REQUESTS[place].prompt for place in range(8)])
+    noise = [pipe.noise(seed, size) for seed in range(8)]
+    torch.set_num_threads(1)
+    both = zip(text, noise, MIXES, strict=True)
+    alone = [pipe.denoise([t], [n], SIGMAS, adapters=mix)[0] for t, n, mix in both]
+    for num_threads in (1, 2, 3):
+        torch.set_num_threads(num_threads)
+        together = pipe.denoise(text, noise, SIGMAS, adapters=MIXES)
+        assert all(map(torch.equal, together, alone)), num_threads
 
 
 @pytest.mark.parametrize("name", ["ink", "dora", "table", "whole", "all"])
@@ -283,7 +299,7 @@ def velocity(network: Transformer, mix: inject.Mix = ()) -> Tensor:
     patches, text = tiny.draw(22, 64), tiny.draw(16, 64, seed=2)
     table = inject.bake(network, [0.9, 0.4], mix)
     with inject.Injection(network, LAYOUT, [mix, mix]):
-        return network(patches, text, LAYOUT, table, torch.tensor([0, 1]))
+        return network(patches, text, LAYOUT, table, [0, 1])
 
 
 def bound(network: Transformer, layers: files.Layers) -> inject.Bound:
@@ -380,3 +396,15 @@ def test_several_kinds_at_once(network: Transformer) -> None:
         for n, (kind, strength) in enumerate(kinds)
     ]
     check_merged(network, mixed)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_both_branches_of_guidance_have_the_adapters(pipe: Pipeline, guidance: float) -> None:
+    names = files.matrices()
+    mixed = [(files.make("lora", names, rank=7), 1.2), (files.make("dora", files.tables()), -0.5)]
+    network = merged(pipe.model.transformer, mixed)
+    other = Pipeline(replace(pipe.model, transformer=network), pipe.device, pipe.dtype)
+    inputs = pipe.encode(["a cat"]), [pipe.noise(1, (48, 32))], SIGMAS, guidance
+    found = pipe.denoise(*inputs, adapters={"all": 1.2, "table whole": -0.5})[0]
+    torch.testing.assert_close(found, other.denoise(*inputs)[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, pipe.denoise(*inputs)[0], atol=0.1)
