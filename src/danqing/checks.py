@@ -100,7 +100,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> None:
 
 def check_guidance(value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 1:
+    if not number or not 1 <= value < 1e30:  # beyond it single precision ends
         raise RequestError(f"guidance {value!r} must be a number from 1 (none) upwards, usually 4")
 
 
@@ -161,3 +161,10 @@ def follows(request: Request, sampling: Sampling) -> bool:
     levels = sampling.sigmas is None or request.sigmas == sampling.sigmas
     guidance = sampling.guidance is None or request.guidance == sampling.guidance
     return request.steps == sampling.steps and levels and guidance
+
+
+def is_about(request: Request, sampling: Sampling) -> bool:
+    """Whether the request's own steps or levels are those of this sampling."""
+    if request.sigmas is not None:
+        return sampling.sigmas == tuple(check_sigmas(request.sigmas))
+    return request.steps == sampling.steps

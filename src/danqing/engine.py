@@ -142,12 +142,15 @@ class Pipeline:
         """The sampling that the request's adapters were made for, if one of them was."""
         checks.check_request(request)
         made = self.adapters.samplings(request.adapters)
-        if len(set(made.values())) > 1 and request.steps is None and request.sigmas is None:
-            each = ", ".join(f"{name} for {sampling}" for name, sampling in made.items())
+        wanted = set(made.values())
+        if len(wanted) > 1 and request.steps is None and request.sigmas is None:
+            each = ", ".join(f"{name} for {sampling}" for name, sampling in sorted(made.items()))
             raise RequestError(
                 f"the adapters were made for different sampling ({each}); give steps or sigmas"
             )
-        return next(iter(made.values()), None)
+        if len(wanted) > 1:  # the one that the request is about, if it is
+            wanted = {one for one in wanted if checks.is_about(request, one)}
+        return wanted.pop() if len(wanted) == 1 else None
 
     @torch.inference_mode()
     def _paint(self, requests: list[Request], places: list[int]) -> Iterator[Progress | Result]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from danqing.models.activations import gelu, silu
 from danqing.models.layout import Layout, spread
-from danqing.models.linear import Linear, linear
+from danqing.models.linear import MIN_ROWS, Linear, linear
 from danqing.models.rotary import inverse_frequencies
 
 MAX_POSITION = 4096  # the reference's position tables end here
@@ -309,8 +309,13 @@ def join(text: Tensor, image: Tensor) -> Tensor:
 
 
 def attend(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor) -> Tensor:
+    """[B, S, D], heads side by side. Few queries are filled up, as ``Linear`` fills up few rows."""
+    queries = q_BSNK.shape[1]
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "B N S K -> B S (N K)")
+    if queries < MIN_ROWS:
+        q = F.pad(q, (0, 0, 0, MIN_ROWS - queries))
+    out = F.scaled_dot_product_attention(q, k, v)[:, :, :queries]
+    return rearrange(out, "B N S K -> B S (N K)")
 
 
 def rope_table(positions_TA: Tensor, axes: tuple[int, ...], device: torch.device) -> Rope:

@@ -73,7 +73,7 @@ def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """A user's own list: falling from at most 1 to 0; the closing 0 may be left out."""
     try:
         levels = [float(s) for s in sigmas]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RequestError(f"sigmas {sigmas!r} must be a list of numbers") from None
     if levels and levels[-1] != 0.0:
         levels.append(0.0)
