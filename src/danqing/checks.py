@@ -1,6 +1,5 @@
 """Requests made whole and checked, before any work is done. No tensors here."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
