@@ -14,7 +14,7 @@ PACKAGE = Path(danqing.__file__).parent
 # From the top down; rooms of one line may use each other.
 ROOMS: list[set[str]] = [
     {"cli", "__main__"},
-    {"engine", "denoising", "checks", "composer", "numerics"},
+    {"engine", "denoising", "previews", "checks", "composer", "numerics"},
     {"training"},
     {"adapters"},
     {"weights"},

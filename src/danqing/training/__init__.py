@@ -1,0 +1,1 @@
+"""Training: pictures to an adapter, or to a changed model."""

@@ -1,0 +1,133 @@
+"""Less memory for the same step: blocks computed twice, and frozen weights in eight bits.
+
+Both are put on a built network from outside; ``models`` knows nothing of them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from danqing.errors import TrainingError
+from danqing.models.linear import Linear, linear
+from danqing.models.transformer import Block, Transformer
+from danqing.training.trainable import Trained
+
+QUANTISED = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
+LARGEST = {"int8": 127.0, "float8": 448.0}
+
+
+# ---- activations ------------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    """A block whose activations are dropped, and computed again for its gradient."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("img", "txt"):  # the table's weights are reached through the block
+            return getattr(self.block, name)
+        return super().__getattr__(name)
+
+    def forward(self, *inputs: Any) -> Any:
+        return checkpoint(self.block, *inputs, use_reentrant=False)
+
+    def finish(self, *inputs: Any) -> Any:
+        return checkpoint(self.block.finish, *inputs, use_reentrant=False)
+
+
+def checkpoint_blocks(network: Transformer) -> None:
+    blocks = cast(nn.ModuleList, network.blocks)
+    for i, block in enumerate(network.blocks):
+        blocks[i] = Checkpointed(block)
+
+
+# ---- weights ----------------------------------------------------------------------------------
+
+
+class Quantised(nn.Module):
+    """A frozen linear layer with one scale per output: W = scale q, q in eight bits.
+
+    The weight is made whole for each product and dropped again, in the gradient as well.
+    """
+
+    q: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.dtype = layer.weight.dtype
+        q, scale = quantise(layer.weight.detach(), kind)
+        self.register_buffer("q", q)
+        self.register_buffer("scale", scale)
+        self.bias = layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """Made whole, in the dtype that it came in."""
+        return whole(self.q, self.scale, self.dtype)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return Product.apply(x_TD, self.q, self.scale, self.bias)
+
+    def without_first_third(self, x_TD: Tensor) -> Tensor:
+        first = self.out_features // 3
+        return Product.apply(x_TD, self.q[first:], self.scale[first:], self.bias[first:])
+
+
+class Product(torch.autograd.Function):
+    """x W^T + b, keeping the eight bits for the gradient and not the whole weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, q: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(q, scale)
+        return linear(x, whole(q, scale, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        q, scale = ctx.saved_tensors
+        return grad @ whole(q, scale, grad.dtype), None, None, None
+
+
+def quantise(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Eight bits and the scale of each row, float32 [out, 1]."""
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST[kind]
+    q = wide / scale
+    return (q.round() if kind == "int8" else q).to(QUANTISED[kind]), scale
+
+
+def whole(q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (
+        (q.float() * scale).to(dtype) if dtype == torch.float32 else q.to(dtype) * scale.to(dtype)
+    )
+
+
+def quantise_blocks(network: Transformer, kind: str) -> int:
+    """Swap the blocks' linear layers; how many. Norms, embedders and the ends stay as they are."""
+    if kind not in QUANTISED:
+        raise TrainingError(f"quantisation {kind!r} is not known; choose {', '.join(QUANTISED)}")
+    count = 0
+    for block in network.blocks:
+        for stream in (block.img, block.txt):
+            for parent, name, layer in linear_layers(stream):
+                setattr(parent, name, Quantised(layer, kind))
+                count += 1
+    return count
+
+
+def linear_layers(stream: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Parent, name and layer of the stream's linear layers, those behind an adapter included."""
+    for name, layer in list(stream.named_children()):
+        parent = stream
+        if isinstance(layer, Trained):
+            parent, name, layer = layer, "layer", layer.layer
+        if isinstance(layer, Linear):
+            yield parent, name, layer

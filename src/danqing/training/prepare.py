@@ -1,0 +1,233 @@
+"""From settings to a training that can begin: data checked, encoded and forgotten, memory planned.
+
+What takes memory comes and goes in this order: the encoders, which fill the cache and leave; then
+the transformer, with what is trained beside it.
+"""
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import ImageColor
+from torch import Tensor
+
+from danqing.errors import TrainingError
+from danqing.models.text_encoder import TextEncoder
+from danqing.models.tokenizer import PromptTokenizer
+from danqing.models.transformer import Transformer, TransformerConfig
+from danqing.models.vae import VAE
+from danqing.training.cache import Cache, Stamp
+from danqing.training.data.buckets import Buckets
+from danqing.training.data.captions import all_texts
+from danqing.training.data.check import check
+from danqing.training.data.encode import Encoders, fill
+from danqing.training.data.gather import gather
+from danqing.training.data.images import Colour
+from danqing.training.data.pictures import Picture, plan
+from danqing.training.data.records import Source
+from danqing.training.loop import Training
+from danqing.training.loss import Draw, sigma_sampler
+from danqing.training.measure import SIGMAS
+from danqing.training.memory import checkpoint_blocks, quantise_blocks
+from danqing.training.settings import Settings
+from danqing.training.stock import Stock, Take
+from danqing.training.subject import FullSubject, LoraSubject
+from danqing.types import BLANK
+from danqing.weights import configs, model
+from danqing.weights.files import dtype_named
+from danqing.weights.hub import find
+
+KEPT_IN_MEMORY = 4096  # latents and text features each; the rest is read again
+FEWEST_TO_SPLIT = 10  # pictures; of fewer none is kept apart
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is and how it is computed with."""
+
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is learnt from, and what is kept apart."""
+
+    learnt: list[Picture]
+    held_out: list[Picture]
+
+
+class Shelf:
+    """The cache, with what was read last in memory."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.latents = lru_cache(KEPT_IN_MEMORY)(lambda p: cache.latent(cache.latent_key(p)))
+        self.text = lru_cache(KEPT_IN_MEMORY)(lambda c: cache.text(cache.text_key(c)))
+
+
+def place_of(settings: Settings, device: torch.device) -> Place:
+    """The settings' dtype, or float32 on a CPU and bfloat16 elsewhere."""
+    usual = "float32" if device.type == "cpu" or settings.kind == "full" else "bfloat16"
+    return Place(find(settings.model), device, dtype_named(settings.dtype or usual))
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+def find_pictures(settings: Settings, place: Place) -> Pictures:
+    """Every picture of the data, checked, with its size.
+
+    Raises:
+        DataError: with all faults of all pictures.
+    """
+    records = gather([read_source(entry, settings) for entry in settings.data])
+    defaults = model.read_defaults(place.folder)
+    width, height = settings.size or defaults.size
+    buckets = Buckets(width * height, unit(place), settings.upscale)
+    tokenizer = PromptTokenizer.from_folder(place.folder / "tokenizer")
+    check(records, buckets=buckets, trigger=settings.trigger or None, tokenizer=tokenizer)
+    return split(plan(records, buckets), settings.holdout)
+
+
+def read_source(entry: str, settings: Settings) -> Source:
+    """``PATH`` or ``PATH*REPEATS``."""
+    path, star, repeats = entry.rpartition("*")
+    if not star or Path(entry).exists():
+        return Source(entry, caption=settings.caption or settings.trigger or None)
+    if not repeats.isdecimal() or int(repeats) < 1:
+        raise TrainingError(f"data {entry!r}: {repeats!r} must be a whole number of repeats")
+    return Source(path, int(repeats), caption=settings.caption or settings.trigger or None)
+
+
+def unit(place: Place) -> int:
+    """Pixels of a patch's side."""
+    return 2 * configs.read_vae(place.folder).factor
+
+
+def split(pictures: Sequence[Picture], share: float) -> Pictures:
+    """Some pictures are kept apart, chosen by their content: the same ones in every run, and no
+    copy of one of them is learnt from."""
+    digests = [hashlib.sha256(p.record.image.read()).hexdigest() for p in pictures]
+    different = sorted(set(digests))
+    count = round(share * len(different)) if len(different) >= FEWEST_TO_SPLIT else 0
+    apart = set(different[:count])
+    pairs = list(zip(pictures, digests, strict=True))
+    return Pictures([p for p, d in pairs if d not in apart], [p for p, d in pairs if d in apart])
+
+
+# ---- the cache --------------------------------------------------------------------------------
+
+
+def open_cache(settings: Settings, place: Place, folder: Path) -> Cache:
+    colour: Colour = ImageColor.getrgb(settings.background)[:3]
+    stamp = Stamp.of(settings.model, place.folder)
+    where = Path(settings.cache) if settings.cache else folder / "cache"
+    return Cache(where, stamp, place.dtype, unit=unit(place), background=colour)
+
+
+def needed_texts(settings: Settings, pictures: Pictures, prompts: Sequence[str]) -> list[str]:
+    """Every text that the training or its samples can ask for."""
+    records = [p.record for p in (*pictures.learnt, *pictures.held_out)]
+    captions = all_texts(records, settings.caption_dropout, settings.trigger or None)
+    return list(dict.fromkeys([*captions, *settings.prior_prompts, *prompts, BLANK]))
+
+
+def fill_cache(
+    cache: Cache, place: Place, pictures: Pictures, texts: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """Encode what is missing, with encoders that are loaded only then; yields (done, total)."""
+    everything = [*pictures.learnt, *pictures.held_out]
+    lacking = [p for p in everything if not cache.has_latent(cache.latent_key(p))]
+    if not lacking and all(cache.has_text(cache.text_key(text)) for text in texts):
+        return
+    networks = model.build(place.folder)
+    del networks["transformer"]
+    for component, network in networks.items():
+        model.fill(component, network, place.folder, place.device, place.dtype)
+    tokenizer = PromptTokenizer.from_folder(place.folder / "tokenizer")
+    vae, text = cast(VAE, networks["vae"]), cast(TextEncoder, networks["text_encoder"])
+    yield from fill(cache, Encoders(vae, text, tokenizer, place.device), everything, texts)
+    del networks, vae, text
+    gc.collect()
+
+
+# ---- the training -----------------------------------------------------------------------------
+
+
+def load_transformer(place: Place) -> Transformer:
+    network = model.build(place.folder)["transformer"]
+    model.fill("transformer", network, place.folder, place.device, place.dtype)
+    return cast(Transformer, network)
+
+
+def begin(
+    settings: Settings,
+    network: Transformer,
+    place: Place,
+    pictures: Pictures,
+    cache: Cache,
+    folder: Path,
+) -> Training:
+    """The training of these settings, at its beginning or where it was left."""
+    make = LoraSubject if settings.kind == "lora" else FullSubject
+    subject = make(network, settings)
+    if settings.quantise != "none":
+        quantise_blocks(network, settings.quantise)
+    if settings.checkpointing:
+        checkpoint_blocks(network)
+    shelf, take = Shelf(cache), taken(settings, place)
+    stock = Stock(pictures.learnt, shelf, take)
+    held_out = Stock(pictures.held_out, shelf, take).fixed(SIGMAS) if pictures.held_out else []
+    prior: list[Tensor] = [shelf.text(prompt) for prompt in settings.prior_prompts]
+    return Training(subject, stock, held_out, prior, settings, folder)
+
+
+def taken(settings: Settings, place: Place) -> Take:
+    return Take(
+        draw_sigma=sampler(settings, place),
+        dropout=settings.caption_dropout,
+        trigger=settings.trigger or None,
+        seed=settings.seed,
+        unit=unit(place),
+    )
+
+
+def sampler(settings: Settings, place: Place) -> Draw:
+    options = {
+        "mean": settings.sigma_mean,
+        "std": settings.sigma_std,
+        "shift": settings.shift,
+        "nodes": settings.nodes,
+    }
+    return sigma_sampler(settings.sigma, options, configs.read_schedule(place.folder))
+
+
+def largest_pack(
+    settings: Settings, place: Place, pictures: Pictures
+) -> list[tuple[int, int, int]]:
+    """Rows, columns and text tokens of the largest pack that can come, for the memory plan."""
+    side, tokenizer = unit(place), PromptTokenizer.from_folder(place.folder / "tokenizer")
+    shapes = []
+    for picture in pictures.learnt:
+        texts = all_texts([picture.record], 0.0, settings.trigger or None)
+        longest = max(len(tokenizer.encode(text)) for text in texts)
+        width, height = picture.size
+        shapes.append((height // side, width // side, longest))
+    shapes.sort(key=lambda shape: shape[0] * shape[1] + shape[2], reverse=True)
+    return (shapes * settings.batch)[: settings.batch]
+
+
+def transformer_config(place: Place) -> TransformerConfig:
+    return configs.read_transformer(place.folder)
+
+
+def with_dtype(settings: Settings, place: Place) -> Settings:
+    """The settings with the dtype that is computed in, for the plan."""
+    return replace(settings, dtype=str(place.dtype).removeprefix("torch."))

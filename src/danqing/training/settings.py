@@ -1,0 +1,245 @@
+"""Everything that a training can be told, with presets, from a TOML file or from flags."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from danqing.adapters.targets import Target
+from danqing.adapters.write import NAMINGS, kind_of
+from danqing.errors import TrainingError
+from danqing.training.loss import SIGMAS, WEIGHTINGS
+from danqing.training.memory import QUANTISED
+from danqing.training.optimise import OPTIMISERS, SCHEDULES
+
+# Groups of layers by the end of their published names. "usual" is what the published few-step
+# adapters and most others change: all attention and MLP projections of both streams.
+GROUPS = {
+    "attention": r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)",
+    "mlp": r"(img|txt)_mlp\.net\.(0\.proj|2)",
+    "usual": r"(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|(img|txt)_mlp\.net\.(0\.proj|2))",
+    "image": r"(attn\.(to_[qkv]|to_out\.0)|img_mlp\.net\.(0\.proj|2))",
+    "modulation": r"(img|txt)_mod\.1",
+    "ends": r"(img_in|txt_in|proj_out|norm_out\.linear)",
+    "all": r".*",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # A look: all layers, no prior, since everything may change.
+    "style": {"rank": 16, "alpha": 16.0, "steps": 1000, "rate": 2e-4, "caption_dropout": 0.05},
+    # A thing or a person: the rest of the world must stay as it is.
+    "subject": {"rank": 16, "alpha": 16.0, "steps": 800, "rate": 1e-4, "prior": 0.3},
+    # A first look at whether the data work.
+    "fast": {"rank": 8, "alpha": 8.0, "steps": 200, "rate": 5e-4, "warm_up": 5},
+}
+# Settings that a resumed run may change: they do not touch what is learnt.
+FREE = frozenset(
+    ("out", "device", "threads", "minutes", "save_every", "evaluate_every", "sample_every")
+) | {"prompts", "sample_steps", "sample_guidance", "sample_seeds", "few_step", "naming", "cache"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training. Lists are tuples; a size is (width, height) in pixels.
+
+    Attributes:
+        data: folders, metadata files or tar shards, each ``PATH`` or ``PATH*REPEATS``.
+        model: what ``danqing.load`` takes.
+        kind: "lora", or "full" for all weights of the transformer.
+        targets: groups of ``GROUPS``, or regular expressions for ends of layer names.
+        size: its area is the pixel budget of a picture; the model's default size by default.
+        holdout: share of the pictures that is kept apart, to measure the loss on.
+        prior: weight of staying as the base is, on ``prior_prompts``.
+        sigma: how noise levels are drawn: one of ``SIGMAS``.
+        shift: moves levels towards the noise; "auto" as the model's own schedule does.
+        batch: pictures of a pack; ``accumulate`` packs make a step.
+        rate: peak learning rate.
+        ema: decay of the weights' average, which is what is written; 0 is none.
+        quantise: "none", or the frozen weights' type in memory.
+        checkpointing: compute blocks twice, for less memory.
+        save_every, evaluate_every, sample_every: steps; 0 is never.
+        few_step: an adapter that is stacked on top for a second set of samples.
+    """
+
+    data: tuple[str, ...] = ()
+    out: str = ""
+    model: str = "mini"
+    kind: str = "lora"
+    preset: str = "style"
+    seed: int = 0
+    # the adapter
+    rank: int = 16
+    alpha: float = 16.0
+    rank_stabilised: bool = False
+    dora: bool = False
+    targets: tuple[str, ...] = ("usual",)
+    naming: str = "diffusers"
+    # the data
+    size: tuple[int, int] | None = None
+    upscale: bool = False
+    background: str = "#ffffff"
+    trigger: str = ""
+    caption: str = ""
+    caption_dropout: float = 0.05
+    holdout: float = 0.1
+    cache: str = ""
+    # the loss
+    sigma: str = "logit_normal"
+    sigma_mean: float = 0.0
+    sigma_std: float = 1.0
+    shift: float | str = "auto"
+    nodes: tuple[float, ...] = (1.0, 0.9, 0.75, 0.5)
+    weighting: str = "none"
+    prior: float = 0.0
+    prior_prompts: tuple[str, ...] = (" ",)
+    # the steps
+    steps: int = 1000
+    batch: int = 1
+    accumulate: int = 1
+    optimiser: str = "adamw"
+    rate: float = 2e-4
+    warm_up: int = 20
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.99
+    # the machine
+    device: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    quantise: str = "none"
+    checkpointing: bool = False
+    minutes: float | None = None
+    # what is watched
+    save_every: int = 100
+    evaluate_every: int = 100
+    sample_every: int = 200
+    prompts: tuple[str, ...] = ()
+    sample_seeds: tuple[int, ...] = (0, 1)
+    sample_steps: int | None = None
+    sample_guidance: float | None = None
+    few_step: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def learnt_from(self) -> dict[str, Any]:
+        """The settings that decide what is learnt, for the adapter's metadata."""
+        return {name: value for name, value in self.plain().items() if name not in FREE}
+
+
+def read(path: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings: a preset's, above them the file's, above them the flags'.
+
+    Raises:
+        TrainingError: a name that is not known, or a value that cannot be.
+    """
+    given = {**(read_toml(path) if path else {}), **flags}
+    preset = given.get("preset", "style")
+    if preset not in PRESETS:
+        raise TrainingError(f"preset {preset!r} is not known; choose {', '.join(PRESETS)}")
+    return check(make({**PRESETS[preset], **given}))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A flat table; relative data paths are relative to the file."""
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}; check the name") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} is not TOML: {error}") from error
+    for key in ("data",):
+        if isinstance(found.get(key), list):
+            found[key] = [str(path.parent / str(entry)) for entry in found[key]]
+    return found
+
+
+def make(values: Mapping[str, Any]) -> Settings:
+    known = {field.name for field in fields(Settings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise TrainingError(
+            f"setting {unknown[0]!r} is not known; the settings are {', '.join(known)}"
+        )
+    lists: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    for field in fields(Settings):
+        if field.name in lists:
+            check_type(field.name, lists[field.name], getattr(Settings(), field.name))
+    return replace(Settings(), **lists)
+
+
+def check_type(name: str, value: Any, default: Any) -> None:
+    """The value is of the default's kind, a whole number passing for any number."""
+    kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: tuple}
+    kind = kinds.get(type(default))
+    if name == "shift":
+        kind = (int, float, str)
+    wrong = kind is not None and not isinstance(value, kind)  # type: ignore[arg-type]
+    if wrong or (isinstance(value, bool) and type(default) is not bool and kind is not None):
+        raise TrainingError(f"{name} {value!r} must be like {default!r}")
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 4096), "steps": (1, 10**7), "batch": (1, 4096), "accumulate": (1, 4096),
+    "rate": (1e-12, 10), "alpha": (1e-6, 1e6), "warm_up": (0, 10**7), "clip": (0, 1e9),
+    "weight_decay": (0, 1), "ema": (0, 0.99999), "holdout": (0, 0.9), "prior": (0, 100),
+    "caption_dropout": (0, 1), "sigma_std": (1e-3, 10), "sigma_mean": (-10, 10),
+    "save_every": (0, 10**7), "evaluate_every": (0, 10**7), "sample_every": (0, 10**7),
+    "seed": (0, 2**63 - 1),
+}  # fmt: skip
+
+
+def check(settings: Settings) -> Settings:
+    """The settings, or an error that names the value, the limit and the remedy."""
+    choices: dict[str, Sequence[str]] = {
+        "kind": ("lora", "full"),
+        "sigma": SIGMAS,
+        "weighting": tuple(WEIGHTINGS),
+        "optimiser": OPTIMISERS,
+        "schedule": SCHEDULES,
+        "quantise": ("none", *QUANTISED),
+        "naming": tuple(NAMINGS),
+    }
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            value = getattr(settings, name)
+            raise TrainingError(f"{name} {value!r} is not known; choose {', '.join(known)}")
+    for name, (low, high) in RANGES.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise TrainingError(f"{name} {value!r} must be from {low:g} to {high:g}")
+    if not settings.data:
+        raise TrainingError("no data; give a folder of pictures with --data")
+    if not settings.out:
+        raise TrainingError("no place for the result; give --out mine.safetensors")
+    if isinstance(settings.shift, str) and settings.shift != "auto":
+        raise TrainingError(f"shift {settings.shift!r} must be a number or 'auto'")
+    if settings.kind == "full" and (settings.quantise != "none" or settings.dora):
+        raise TrainingError("all weights are trained: quantise and dora are for adapters only")
+    return settings
+
+
+def chosen_layers(patterns: Sequence[str], known: Mapping[str, Target]) -> list[str]:
+    """The published layers that groups or patterns name."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        try:
+            expression = re.compile(GROUPS.get(pattern, pattern))
+        except re.error as error:
+            raise TrainingError(
+                f"target {pattern!r} is no group and no pattern: {error}"
+            ) from error
+        matrices = [name for name, target in known.items() if len(target.weight) == 2]
+        own = [n for n in matrices if expression.fullmatch(kind_of(n)) or expression.fullmatch(n)]
+        if not own:
+            kinds = ", ".join(sorted({kind_of(name) for name in matrices}))
+            raise TrainingError(f"target {pattern!r} names no layer; layers are {kinds}")
+        found |= dict.fromkeys(own)
+    return [name for name in known if name in found]
