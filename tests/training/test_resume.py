@@ -111,8 +111,6 @@ def test_killed_in_the_middle_of_a_save(
 @pytest.mark.parametrize("values", [{}, {"dora": True}, {"checkpointing": True}], ids=str)
 def test_stopped_and_begun_again(tmp_path: Path, optimiser: str, values: dict[str, object]) -> None:
 
-        {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}.get(optimiser, "torch")
-    )
     own = small.settings(optimiser=optimiser, **values)
     expected = small.losses(list(small.training(tmp_path / "straight", own).run()))
     found = []
