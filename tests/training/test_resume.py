@@ -16,14 +16,7 @@ from danqing.training import checkpoint
 from danqing.training.loop import Saved, Stepped
 from tests.training import small
 
-VALUES = {
-    "steps": 60,
-    "save_every": 4,
-    "evaluate_every": 20,
-    "prior": 0.1,
-    "accumulate": 2,
-    "batch": 1,
-}
+VALUES = {"steps": 60, "save_every": 4, "evaluate_every": 30, "prior": 0.1, "batch": 1}
 
 
 def start(folder: Path, dtype: str) -> "subprocess.Popen[str]":
