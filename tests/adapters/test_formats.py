@@ -311,9 +311,10 @@ def test_whole_numbers_in_an_adapter_named_alpha() -> None:
     assert "lora_A.alpha is int8" in refused(named)
 
 
-def test_numbers_of_four_bits_are_refused() -> None:
+@pytest.mark.parametrize(("part", "end"), [("down", "lora_A.weight"), ("alpha", "alpha")])
+def test_numbers_of_four_bits_are_refused(part: str, end: str) -> None:
     packed = torch.zeros(4, 32, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
-    assert f"{TO_Q}.lora_A.weight" in refused(pair(down=packed))
+    assert f"{TO_Q}.{end}" in refused(pair(**{part: packed}))
 
 
 def test_at_most_ten_faults_are_listed_and_all_are_counted() -> None:

@@ -167,6 +167,13 @@ def test_the_rank_must_be_that_of_the_tensors() -> None:
     assert peft_alpha(TO_Q, 5, {**PLAIN, "rank_pattern": {"to_q": 5}})[1] == ""
 
 
+def test_many_patterns_are_refused_unless_they_are_names() -> None:
+    names = {f"transformer_blocks.{n}.attn.to_q": 4 for n in range(1000)}
+    assert config({**PLAIN, "rank_pattern": names})
+    with pytest.raises(AdapterError, match="40 patterns with choices or repeats, at most 32"):
+        config({**PLAIN, "rank_pattern": {f".*{n}": 4 for n in range(40)}})
+
+
 def test_rank_stabilised_alpha_is_over_the_root_of_the_rank() -> None:
     alpha, _ = peft_alpha(TO_Q, 16, {"r": 16, "lora_alpha": 8, "use_rslora": True})
     assert alpha / 16 == pytest.approx(8 / math.sqrt(16))

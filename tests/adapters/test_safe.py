@@ -130,6 +130,7 @@ HEADERS = {
     "a name twice": f"{{{A}: {SLIM}, {B}: {WIDE}, {B}: {WIDE}}}",
     "metadata twice": f'{{"__metadata__": {{}}, "__metadata__": {{}}, {A}: {SLIM}, {B}: {WIDE}}}',
     "an unknown type": f"{{{A}: {SLIM}, {B}: {entry('F7', 64, 1, start=256, stop=512)}}}",
+    "a broken line": f"{{{A}: {SLIM}, {B}: {entry(chr(10), 64, 1, start=256, stop=512)}}}",
     "a shape too large": f"{{{A}: {SLIM}, {B}: {entry('F32', 64, 9, start=256, stop=512)}}}",
     "data that overlap": f"{{{A}: {SLIM}, {B}: {entry('F32', 64, 1, start=0, stop=256)}}}",
     "data beyond the file": f"{{{A}: {SLIM}, {B}: {entry('F32', 64, 1, start=256, stop=999)}}}",

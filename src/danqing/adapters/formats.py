@@ -27,6 +27,7 @@ from danqing.sampling.schedule import check_sigmas
 OWN_METADATA = "danqing"
 REAL = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 REAL |= {torch.float8_e4m3fn, torch.float8_e5m2}
+WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 
 def read(path: Path) -> Adapter:
@@ -84,7 +85,7 @@ def check_values(tensors: Mapping[str, Tensor], alphas: set[str], refuse: Refuse
     strange = [
         f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in tensors.items()
-        if tensor.dtype not in REAL and (name not in alphas or tensor.is_complex())
+        if tensor.dtype not in (REAL | WHOLE if name in alphas else REAL)
     ]
     refuse("holds other than real numbers; give it in a floating-point type", strange)
     bad = [n for n, t in tensors.items() if not is_finite(t)]

@@ -14,6 +14,7 @@ from danqing.adapters.refusal import Refuse
 
 PEFT_METADATA = "lora_adapter_metadata"
 LARGEST = 1e30
+MOST_WILD = 32  # patterns that are more than a name; each is tried on every layer
 CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 FOREIGN = (
     "use_qalora",
@@ -64,6 +65,9 @@ def config_faults(config: Mapping[str, Any]) -> Iterator[str]:
         if key == "rank_pattern" and not all(rank > 0 for rank in patterns.values()):
             yield f"{key} is {patterns!r}"[:80]
         yield from (f"{key} has {text!r}" for text in patterns if not is_pattern(text))
+        wild = [text for text in patterns if re.search(r"[|(*+]", text)]
+        if len(wild) > MOST_WILD:
+            yield f"{key} has {len(wild)} patterns with choices or repeats, at most {MOST_WILD}"
 
 
 def is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from danqing.adapters.refusal import printable
 from danqing.errors import AdapterError
 
 # Beginnings of files that hold pickles, which can run code when they are opened.
@@ -41,7 +42,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise AdapterError(f"cannot read adapter {path}: {reason}; check the name") from error
     except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
-            f"adapter {path} is truncated or not a safetensors file ({error}); fetch it again"
+            f"adapter {path} is truncated or not a safetensors file ({printable(str(error))}); "
+            "fetch it again"
         ) from error
     return tensors, with_peft_config(path, metadata)
 
