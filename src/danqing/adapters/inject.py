@@ -7,7 +7,7 @@ touched, so what was added and removed again has left no trace.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from types import TracebackType
+from operator import itemgetter
 from typing import Self
 
 from torch import nn
@@ -46,14 +46,12 @@ def bind(adapter: Adapter, network: nn.Module, known: Mapping[str, Target], dige
         grouped.setdefault(known[layer].ours, []).append((known[layer].index, update))
     parts = {target.ours: target.parts for target in known.values()}
     layers = {
-        ours: make_beside(network.get_submodule(ours), parts[ours], sorted(group, key=first))
+        ours: make_beside(
+            network.get_submodule(ours), parts[ours], sorted(group, key=itemgetter(0))
+        )
         for ours, group in grouped.items()
     }
     return Bound(layers, digest)
-
-
-def first(pair: tuple[int, Update]) -> int:
-    return pair[0]
 
 
 class Injection:
@@ -76,13 +74,8 @@ class Injection:
             setattr(parent, name, adapted)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        for parent, name, layer, _ in self._swaps:
+    def __exit__(self, *_: object) -> None:
+        for parent, name, layer, _adapted in self._swaps:
             setattr(parent, name, layer)
 
 

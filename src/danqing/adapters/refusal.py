@@ -23,7 +23,7 @@ def listed(faults: list[str]) -> str:
     return shown if len(faults) <= LISTED else f"{shown} and {len(faults) - LISTED} more"
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = 200) -> str:
     """A stranger's words without the characters that break lines or steer a terminal."""
     shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return shown if len(shown) <= most else f"{shown[:most]}..."

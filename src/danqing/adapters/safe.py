@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from danqing.adapters.peft import PEFT_METADATA
 from danqing.adapters.refusal import printable
 from danqing.errors import AdapterError
 
@@ -77,7 +78,7 @@ def with_peft_config(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     if beside is None:
         return metadata
     try:
-        return {**metadata, "lora_adapter_metadata": beside.read_text("utf-8")}
+        return {**metadata, PEFT_METADATA: beside.read_text("utf-8")}
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"cannot read {beside}: {error}") from error
 

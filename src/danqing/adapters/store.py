@@ -9,13 +9,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from danqing.adapters import formats, published
 from danqing.adapters.adapter import Sampling
 from danqing.adapters.inject import Bound, Mix, bind
 from danqing.adapters.safe import locate, peft_settings
-from danqing.adapters.targets import check_fit, targets
+from danqing.adapters.targets import Target, check_fit, targets
 from danqing.errors import AdapterError
 from danqing.models.transformer import Transformer
 from danqing.weights.fingerprint import ADAPTERS
@@ -56,9 +57,13 @@ class Store:
         self._model = model
         self._folder = folder
         self._named: dict[str, Path] = {}
-        self._targets = targets(network)
         self._facts: dict[State, Facts] = {}
         self._ready: OrderedDict[State, Bound] = OrderedDict()
+
+    @cached_property
+    def _targets(self) -> dict[str, Target]:
+        """Found when the first adapter is read: many pictures are painted without one."""
+        return targets(self._network)
 
     def add(self, name: str, file: str | Path) -> None:
         """Give a file a name, under which requests can ask for it."""

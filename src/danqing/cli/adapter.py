@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from danqing.adapters.refusal import printable
 from danqing.cli import fields, jobs, options
 from danqing.cli.terminal import busy, note, say, say_json, size_text
 from danqing.errors import RequestError
@@ -20,6 +21,7 @@ adapter_app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: danqing adapter info style.safetensors",
 )
+LONGEST = 300  # characters of a stranger's words that are shown
 LISTED = 3  # layers that kept the least
 Name = Annotated[
     str,
@@ -290,7 +292,7 @@ def _show(found: "AdapterInfo") -> None:
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(found):
-        facts.add_row(name, _printable(value))
+        facts.add_row(name, printable(value, LONGEST))
     groups = Table(box=box.SIMPLE_HEAD, show_footer=True, collapse_padding=True, pad_edge=False)
     groups.add_column("target", "total", overflow="fold")
     groups.add_column("kind", no_wrap=True)
@@ -306,7 +308,7 @@ def _show(found: "AdapterInfo") -> None:
     console.print(facts)
     console.print(groups)
     for oddity in found.odd:
-        console.print(f"odd: {_printable(oddity)}")
+        console.print(f"odd: {printable(oddity, LONGEST)}")
 
 
 def _facts(found: "AdapterInfo") -> Iterator[tuple[str, str]]:
@@ -338,12 +340,6 @@ def _blocks(ranges: str) -> str:
     """The ranges; of many, the first ones and the last, so that the line has room for them."""
     parts = ranges.split(", ")
     return ranges or "-" if len(parts) <= 3 else f"{parts[0]}, {parts[1]}, ..., {parts[-1]}"
-
-
-def _printable(text: str) -> str:
-    """Without the characters that steer a terminal, and not without end."""
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return shown if len(shown) <= 300 else f"{shown[:300]}..."
 
 
 def _percent(share: float) -> str:

@@ -117,6 +117,7 @@ def train(
             paint = painter(settings, place, shown)
         network = prepare.load_transformer(place)
         training = prepare.begin(settings, network, place, pictures, cache, folder)
+        base = {"id": settings.model, "fingerprint": fingerprint(place.folder)}
         if training.step:
             yield Resumed(training.step)
         for event in training.run():
@@ -126,8 +127,8 @@ def train(
             else:
                 yield event
                 if isinstance(event, Saved):
-                    write_result(training, settings, place)
-        paths = write_result(training, settings, place)
+                    write_result(training, settings, base)
+        paths = write_result(training, settings, base)
         yield Finished(training.step, paths, peak_bytes(device), planned.peak)
 
 
@@ -186,27 +187,28 @@ def owned(folder: Path) -> Iterator[None]:
         lock.close()
 
 
-def write_result(training: Training, settings: Settings, place: Place) -> tuple[Path, ...]:
+def write_result(
+    training: Training, settings: Settings, base: Mapping[str, str]
+) -> tuple[Path, ...]:
     """The averaged weights as they are now, and beside them the best ones, if they differ."""
     if not isinstance(training.subject, LoraSubject):
         return ()  # all weights are written at the end, by the caller
     out = Path(settings.out)
     with training.averaged():
-        write_adapter(training.subject.adapter(), out, settings, place, training.step)
+        write_adapter(training.subject.adapter(), out, settings, base, training.step)
     paths = [out]
     best = training.best
     if best.weights and best.step not in (0, training.step):
         path = out.with_name(f"{out.stem}-best.safetensors")
         with training.holding(best.weights):
-            write_adapter(training.subject.adapter(), path, settings, place, best.step)
+            write_adapter(training.subject.adapter(), path, settings, base, best.step)
         paths.append(path)
     return tuple(paths)
 
 
 def write_adapter(
-    adapter: Adapter, path: Path, settings: Settings, place: Place, step: int
+    adapter: Adapter, path: Path, settings: Settings, base: Mapping[str, str], step: int
 ) -> None:
-    base = {"id": settings.model, "fingerprint": fingerprint(place.folder)}
     told = {"settings": settings.learnt_from(), "step": step}
     metadata = {"danqing_training": json.dumps(told, sort_keys=True, ensure_ascii=False)}
     noted = replace(adapter, base=base, metadata=metadata)
