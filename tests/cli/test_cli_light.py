@@ -25,6 +25,8 @@ sys.exit(code)
         ("model info --help", 0),
         ("adapter --help", 0),
         ("adapter merge --help", 0),
+        ("train --help", 0),
+        ("train lora --set nothing", 2),
         ("generate", 2),
         ("generate fox --steps 0", 2),
         ("generate fox --prompts none.txt", 2),

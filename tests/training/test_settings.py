@@ -41,7 +41,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "linear"}, "schedule 'linear' is not known"),
     ({"naming": "webui"}, "naming 'webui' is not known; choose diffusers"),
     ({"quantise": "int4"}, "quantise 'int4' is not known; choose none, int8, float8"),
-    ({"shift": "high"}, "shift 'high' must be a number or 'auto'"),
+    ({"shift": "high"}, "shift 'high' must be a number from 0 to 1000, or 'auto'"),
     ({"holdout": 1.0}, "holdout 1.0 must be from 0 to 0.9"),
     ({"kind": "full", "quantise": "int8"}, "quantise and dora are for adapters only"),
     ({"prompts": "a fox"}, r"prompts 'a fox' must be like \(\)"),

@@ -1,6 +1,5 @@
 """Folding adapters into a model's weights: in float32, rounded once, written as a new model."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from danqing.adapters.formats import read
 from danqing.adapters.refusal import listed
 from danqing.adapters.targets import check_fit, layer_of, targets
 from danqing.errors import AdapterError, RequestError
-from danqing.weights.export import new_folder
+from danqing.weights.export import copy_rest, new_folder
 from danqing.weights.files import TensorFiles, dtype_named, write_json, write_tensors
 from danqing.weights.hub import find
 from danqing.weights.model import STEMS, build, check_parts, read_defaults
@@ -135,16 +134,6 @@ def sampling_of(weighted: Weighted) -> Sampling | None:
             "merge one of them"
         )
     return made.pop() if made else None
-
-
-def copy_rest(source: Path, folder: Path) -> None:
-    """Everything but the transformer's weights."""
-
-    def weights(where: str, names: list[str]) -> set[str]:
-        inside = Path(where) == source / "transformer"
-        return {n for n in names if inside and n.endswith((".safetensors", ".index.json"))}
-
-    shutil.copytree(source, folder, ignore=weights, dirs_exist_ok=True)
 
 
 def note_sampling(source: Path, folder: Path, made: Sampling | None) -> None:

@@ -14,6 +14,9 @@ from danqing.cli.options import unwrapped
 from danqing.cli.reproduce import EPILOG as REPRODUCE_EPILOG
 from danqing.cli.reproduce import HELP as REPRODUCE_HELP
 from danqing.cli.reproduce import reproduce
+from danqing.cli.train import EPILOG as TRAIN_EPILOG
+from danqing.cli.train import HELP as TRAIN_HELP
+from danqing.cli.train import train
 from danqing.version import __version__
 
 app = typer.Typer(
@@ -26,6 +29,7 @@ app = typer.Typer(
 )
 app.command("generate", help=unwrapped(GENERATE_HELP), epilog=GENERATE_EPILOG)(generate)
 app.command("reproduce", help=unwrapped(REPRODUCE_HELP), epilog=REPRODUCE_EPILOG)(reproduce)
+app.command("train", help=unwrapped(TRAIN_HELP), epilog=TRAIN_EPILOG)(train)
 app.add_typer(model_app, name="model")
 app.add_typer(adapter_app, name="adapter")
 

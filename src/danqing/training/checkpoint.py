@@ -35,6 +35,11 @@ def save(
     atomic.write(current, lambda file: file.write(stamp + data))
 
 
+def exists(folder: Path) -> bool:
+    """Whether a state was ever saved there, whole or not."""
+    return any((folder / name).exists() for name in (STATE, BEFORE))
+
+
 def load(folder: Path) -> dict[str, Any] | None:
     """The newest whole state, if there is one."""
     for name in (STATE, BEFORE):

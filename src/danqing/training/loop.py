@@ -23,7 +23,7 @@ from danqing.training.data.pictures import Picture
 from danqing.training.loss import WEIGHTINGS, Example, image_losses, lay_out, velocities
 from danqing.training.measure import Measured, held_out_losses, measured
 from danqing.training.optimise import Average, make_optimiser, rate_factor
-from danqing.training.settings import FREE, Settings
+from danqing.training.settings import FREE, NAMED, Settings
 from danqing.training.stock import Stock
 from danqing.training.subject import Subject
 
@@ -60,6 +60,7 @@ class Saved:
 
 
 Event = Stepped | Evaluated | Due | Saved
+DONE, ASKED, TIME = "all steps are made", "asked to stop", "the minutes are over"
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Training:
         prior_text: features of prompts for which the base's answers are to stay.
         settings: of the run.
         folder: for its state.
+        identity: what else must be the same when it is resumed, by name.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Training:
         prior_text: Sequence[Tensor],
         settings: Settings,
         folder: Path,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.subject, self.stock, self.settings, self.folder = subject, stock, settings, folder
         self.held_out, self.prior_text = held_out, prior_text
@@ -107,7 +110,9 @@ class Training:
         )
         self.average = Average(self.parameters, settings.ema)
         self.best = Best()
-        self.step = checkpoint.resume(folder, settings.plain(), self._parts(), FREE)
+        self.ended = ""  # why it ended: DONE, ASKED or TIME
+        self.told = {**settings.plain(), **(identity or {})}
+        self.step = checkpoint.resume(folder, self.told, self._parts(), FREE | NAMED)
 
     # ---- the whole ------------------------------------------------------------------------
 
@@ -126,15 +131,16 @@ class Training:
                     yield Saved(saved)
                 if settings.minutes and time.monotonic() - started > 60 * settings.minutes:
                     break
-        if saved < self.step:
-            yield Saved(self.save())
+            if saved < self.step:
+                yield Saved(self.save())
+        self.ended = DONE if self.done else ASKED if stop else TIME
 
     @property
     def done(self) -> bool:
         return self.step >= self.settings.steps
 
     def save(self) -> int:
-        checkpoint.save(self.folder, self.step, self.settings.plain(), self._parts())
+        checkpoint.save(self.folder, self.step, self.told, self._parts())
         return self.step
 
     @contextmanager
@@ -215,9 +221,10 @@ class Training:
         """Measure and paint where it is time to."""
         settings = self.settings
         last = self.step == settings.steps
-        if self.held_out and (due(self.step, settings.evaluate_every) or last or self.step == 0):
+        ends = last or self.step == 0  # also what the base does
+        if self.held_out and (due(self.step, settings.evaluate_every) or ends):
             yield self._evaluate()
-        if settings.sample_every and (due(self.step, settings.sample_every) or last):
+        if settings.sample_every and (due(self.step, settings.sample_every) or ends):
             with self.averaged():
                 yield Due(self.step)
 
@@ -289,11 +296,20 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to end (SIGTERM, Ctrl-C): save first."""
+    """A list that fills when the process is asked to end (SIGTERM, Ctrl-C): save first.
+
+    Who asks a second time means at once.
+    """
     received: list[int] = []
     main = threading.current_thread() is threading.main_thread()  # others may not listen
     numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
-    before = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
+
+    def listen(number: int, _: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = [signal.signal(number, listen) for number in numbers]
     try:
         yield received
     finally:

@@ -4,6 +4,7 @@ The training loss jumps with every noise level drawn and says little; this one i
 every evaluation, so that its differences mean something.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,12 @@ def measured(found: Tensor, by_base: Tensor) -> Measured:
 
 
 def band(values: np.ndarray) -> tuple[float, float]:
-    """Holds 95 % of the means of pictures drawn anew from these (bootstrap, always the same)."""
+    """Holds 95 % of the means of pictures drawn anew from these (bootstrap, always the same).
+
+    NaN for a single picture, which says nothing about others.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))

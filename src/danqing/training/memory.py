@@ -47,6 +47,14 @@ def checkpoint_blocks(network: Transformer) -> None:
         blocks[i] = Checkpointed(block)
 
 
+def plain_blocks(network: Transformer) -> None:
+    """The network as it was before ``checkpoint_blocks``, if that was called."""
+    blocks = cast(nn.ModuleList, network.blocks)
+    for i, block in enumerate(blocks):
+        if isinstance(block, Checkpointed):
+            blocks[i] = block.block
+
+
 # ---- weights ----------------------------------------------------------------------------------
 
 

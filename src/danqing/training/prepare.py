@@ -6,11 +6,12 @@ the transformer, with what is trained beside it.
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import ImageColor
@@ -43,6 +44,7 @@ from danqing.weights.files import dtype_named
 from danqing.weights.hub import find
 
 KEPT_IN_MEMORY = 4096  # latents and text features each; the rest is read again
+USUAL_TEXT = 128  # tokens of a caption that is not known yet
 FEWEST_TO_SPLIT = 10  # pictures; of fewer none is kept apart
 Say = Callable[[str], None]
 
@@ -58,10 +60,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is learnt from, and what is kept apart."""
+    """What is learnt from, and what is kept apart; ``digest`` is of all that they hold."""
 
     learnt: list[Picture]
     held_out: list[Picture]
+    digest: str
 
 
 class Shelf:
@@ -96,14 +99,17 @@ def find_pictures(settings: Settings, place: Place) -> Pictures:
     return split(plan(records, buckets), settings.holdout)
 
 
-def read_source(entry: str, settings: Settings) -> Source:
-    """``PATH`` or ``PATH*REPEATS``."""
+def read_source(entry: str | Mapping[str, Any], settings: Settings) -> Source:
+    """``PATH``, ``PATH*REPEATS``, or the same and more as a table."""
+    usual = settings.caption or settings.trigger or None
+    if not isinstance(entry, str):
+        return Source(**{"caption": usual, **entry})
     path, star, repeats = entry.rpartition("*")
     if not star or Path(entry).exists():
-        return Source(entry, caption=settings.caption or settings.trigger or None)
+        return Source(entry, caption=usual)
     if not repeats.isdecimal() or int(repeats) < 1:
         raise TrainingError(f"data {entry!r}: {repeats!r} must be a whole number of repeats")
-    return Source(path, int(repeats), caption=settings.caption or settings.trigger or None)
+    return Source(path, int(repeats), caption=usual)
 
 
 def unit(place: Place) -> int:
@@ -119,7 +125,22 @@ def split(pictures: Sequence[Picture], share: float) -> Pictures:
     count = round(share * len(different)) if len(different) >= FEWEST_TO_SPLIT else 0
     apart = set(different[:count])
     pairs = list(zip(pictures, digests, strict=True))
-    return Pictures([p for p, d in pairs if d not in apart], [p for p, d in pairs if d in apart])
+    return Pictures(
+        learnt=[p for p, d in pairs if d not in apart],
+        held_out=[p for p, d in pairs if d in apart],
+        digest=digest_of(pairs),
+    )
+
+
+def digest_of(pairs: Sequence[tuple[Picture, str]]) -> str:
+    """Of pictures with the digests of their bytes: what a resumed training must find again."""
+    whole = hashlib.sha256()
+    for picture, content in pairs:
+        own = picture.record
+        mask = hashlib.sha256(own.mask.read()).hexdigest() if own.mask else ""
+        told = (content, mask, own.captions, own.repeats, own.weight, picture.size)
+        whole.update(json.dumps(told).encode())
+    return whole.hexdigest()[:16]
 
 
 # ---- the cache --------------------------------------------------------------------------------
@@ -174,8 +195,12 @@ def begin(
     pictures: Pictures,
     cache: Cache,
     folder: Path,
+    identity: Mapping[str, str],
 ) -> Training:
-    """The training of these settings, at its beginning or where it was left."""
+    """The training of these settings, at its beginning or where it was left.
+
+    ``identity`` says what the data and the model hold, whatever they are called.
+    """
     make = LoraSubject if settings.kind == "lora" else FullSubject
     subject = make(network, settings)
     if settings.quantise != "none":
@@ -186,7 +211,7 @@ def begin(
     stock = Stock(pictures.learnt, shelf, take)
     held_out = Stock(pictures.held_out, shelf, take).fixed(SIGMAS) if pictures.held_out else []
     prior: list[Tensor] = [shelf.text(prompt) for prompt in settings.prior_prompts]
-    return Training(subject, stock, held_out, prior, settings, folder)
+    return Training(subject, stock, held_out, prior, settings, folder, identity)
 
 
 def taken(settings: Settings, place: Place) -> Take:
@@ -222,6 +247,13 @@ def largest_pack(
         shapes.append((height // side, width // side, longest))
     shapes.sort(key=lambda shape: shape[0] * shape[1] + shape[2], reverse=True)
     return (shapes * settings.batch)[: settings.batch]
+
+
+def usual_pack(settings: Settings, place: Place) -> list[tuple[int, int, int]]:
+    """As ``largest_pack``, where there are no pictures yet."""
+    width, height = settings.size or model.read_defaults(place.folder).size
+    side = unit(place)
+    return [(height // side, width // side, USUAL_TEXT)] * settings.batch
 
 
 def transformer_config(place: Place) -> TransformerConfig:

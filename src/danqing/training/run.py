@@ -1,15 +1,9 @@
-"""A whole training, from settings to the file: what happens when, told as events.
+"""A whole training, from settings to the file: what happens when, told as events."""
 
-Beside the result ``mine.safetensors`` stands the folder ``mine.run`` with the state, the log, the
-samples, the cache and the report.
-"""
-
-import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from danqing.adapters import write as writing
-from danqing.adapters.adapter import Adapter
-from danqing.errors import OutputError, TrainingError
 from danqing.models.transformer import Transformer
-from danqing.training import prepare
-from danqing.training.loop import Due, Event, Saved, Training
-from danqing.training.plan import Plan, check_fits
+from danqing.training import prepare, results
+from danqing.training.loop import Due, Event, Saved
+from danqing.training.plan import Plan, check_fits, savings
+from danqing.training.plan import plan as make_plan
 from danqing.training.prepare import Pictures, Place
 from danqing.training.settings import Settings
-from danqing.training.subject import LoraSubject
 from danqing.types import BLANK
 from danqing.weights import plan as memory
 from danqing.weights.fingerprint import fingerprint
@@ -77,12 +68,16 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Finished:
-    """What was written; ``peak`` is the measured memory beside the planned one, in bytes."""
+    """What was written; ``peak`` is the measured memory beside the planned one, in bytes.
+
+    ``reason`` is one of the loop's ``DONE``, ``ASKED`` and ``TIME``.
+    """
 
     step: int
     paths: tuple[Path, ...]
     peak: int
     planned: int
+    reason: str
 
 
 Told = Found | Planned | Encoding | Quantised | Resumed | Sampled | Finished | Event
@@ -99,14 +94,10 @@ def train(
     Raises:
         DataError: pictures or captions cannot be used; all of them are named.
         TrainingError: the settings cannot be, memory does not suffice, or the loss is not finite.
+        OutputError: the result cannot be written, or would replace what another made.
     """
-    folder = run_folder(settings)
-    place = prepare.place_of(settings, device)
-    with owned(folder):
-        pictures = prepare.find_pictures(settings, place)
-        yield found(pictures)
-        planned = plan(settings, place, pictures)
-        yield Planned(planned)
+    place, pictures, planned = yield from survey(settings, device)
+    with results.owned(settings) as folder:
         cache = prepare.open_cache(settings, place, folder)
         texts = prepare.needed_texts(settings, pictures, settings.prompts)
         for done, total in prepare.fill_cache(cache, place, pictures, texts):
@@ -116,8 +107,10 @@ def train(
             shown = {text: cache.text(cache.text_key(text)) for text in (*settings.prompts, BLANK)}
             paint = painter(settings, place, shown)
         network = prepare.load_transformer(place)
-        training = prepare.begin(settings, network, place, pictures, cache, folder)
-        base = {"id": settings.model, "fingerprint": fingerprint(place.folder)}
+        base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
+        identity = {"the data": pictures.digest, "the model": base["fingerprint"]}
+        training = prepare.begin(settings, network, place, pictures, cache, folder, identity)
+        results.write_settings(settings, folder)
         if training.step:
             yield Resumed(training.step)
         for event in training.run():
@@ -127,9 +120,24 @@ def train(
             else:
                 yield event
                 if isinstance(event, Saved):
-                    write_result(training, settings, base)
-        paths = write_result(training, settings, base)
-        yield Finished(training.step, paths, peak_bytes(device), planned.peak)
+                    results.write_adapters(training, settings, base)
+        paths = results.write_adapters(training, settings, base)
+        if training.done and settings.kind == "full":
+            paths = results.write_models(training, settings, place.folder)
+        yield Finished(training.step, paths, peak_bytes(device), planned.peak, training.ended)
+
+
+def survey(
+    settings: Settings, device: torch.device
+) -> Generator[Told, None, tuple[Place, Pictures, Plan]]:
+    """What can be known before anything is loaded or written, with the errors of ``train``."""
+    results.check(settings)
+    place = prepare.place_of(settings, device)
+    pictures = prepare.find_pictures(settings, place)
+    yield found(pictures)
+    planned = plan(settings, place, pictures)
+    yield Planned(planned)
+    return place, pictures, planned
 
 
 def plan(settings: Settings, place: Place, pictures: Pictures) -> Plan:
@@ -141,78 +149,51 @@ def plan(settings: Settings, place: Place, pictures: Pictures) -> Plan:
     return check_fits(config, prepare.with_dtype(settings, place), shapes, now, free)
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a training would take: as it is, and with checkpointing the other way round.
+
+    ``pack`` says of which pictures a step is; ``savings`` are ways to lower the peak, in bytes.
+    """
+
+    plan: Plan
+    other: Plan
+    pack: str
+    free: int | None
+    savings: list[tuple[str, int]]
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.plan.peak - self.plan.process <= self.free
+
+
+def outlook(settings: Settings, device: torch.device) -> Outlook:
+    """The memory plan, with the largest pictures of the data, or without any."""
+    place = prepare.place_of(settings, device)
+    if settings.data:
+        shapes = prepare.largest_pack(settings, place, prepare.find_pictures(settings, place))
+    else:
+        shapes = prepare.usual_pack(settings, place)
+    config, known = prepare.transformer_config(place), prepare.with_dtype(settings, place)
+    now = process_bytes() if device.type == "cpu" else 0
+    switched = replace(known, checkpointing=not known.checkpointing)
+    rows, columns, text = shapes[0]
+    side = prepare.unit(place)
+    return Outlook(
+        plan=make_plan(config, known, shapes, now),
+        other=make_plan(config, switched, shapes, now),
+        pack=f"{len(shapes)} x {columns * side}x{rows * side} with {text} tokens of text",
+        free=memory.free_memory(device),
+        savings=savings(config, known, shapes),
+    )
+
+
 def found(pictures: Pictures) -> Found:
     sizes: dict[str, int] = {}
     for picture in pictures.learnt:
         name = "x".join(map(str, picture.size))
         sizes[name] = sizes.get(name, 0) + 1
     return Found(len(pictures.learnt), len(pictures.held_out), sizes)
-
-
-# ---- files ------------------------------------------------------------------------------------
-
-
-def run_folder(settings: Settings) -> Path:
-    """``mine.run`` for ``mine.safetensors``; made if need be."""
-    out = Path(settings.out)
-    if settings.kind == "lora" and out.suffix != ".safetensors":
-        other = out.with_suffix(".safetensors")
-        raise TrainingError(f"adapters are written as safetensors; give --out {other}")
-    folder = out.with_name(f"{out.stem}.run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make {folder}: {error.strerror}; choose another --out"
-        ) from error
-    return folder
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Two processes in one run folder would overwrite each other's state."""
-    import fcntl
-
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise TrainingError(
-            f"another training is running in {folder}; wait for it or stop it"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.close()
-
-
-def write_result(
-    training: Training, settings: Settings, base: Mapping[str, str]
-) -> tuple[Path, ...]:
-    """The averaged weights as they are now, and beside them the best ones, if they differ."""
-    if not isinstance(training.subject, LoraSubject):
-        return ()  # all weights are written at the end, by the caller
-    out = Path(settings.out)
-    with training.averaged():
-        write_adapter(training.subject.adapter(), out, settings, base, training.step)
-    paths = [out]
-    best = training.best
-    if best.weights and best.step not in (0, training.step):
-        path = out.with_name(f"{out.stem}-best.safetensors")
-        with training.holding(best.weights):
-            write_adapter(training.subject.adapter(), path, settings, base, best.step)
-        paths.append(path)
-    return tuple(paths)
-
-
-def write_adapter(
-    adapter: Adapter, path: Path, settings: Settings, base: Mapping[str, str], step: int
-) -> None:
-    told = {"settings": settings.learnt_from(), "step": step}
-    metadata = {"danqing_training": json.dumps(told, sort_keys=True, ensure_ascii=False)}
-    noted = replace(adapter, base=base, metadata=metadata)
-    writing.write(noted, path, settings.naming, overwrite=True)
 
 
 # ---- memory -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Everything that a training can be told, with presets, from a TOML file or from flags."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageColor
+
 from danqing.adapters.targets import Target
 from danqing.adapters.write import NAMINGS, kind_of
 from danqing.errors import TrainingError
 from danqing.training.loss import SIGMAS, WEIGHTINGS
 from danqing.training.memory import QUANTISED
 from danqing.training.optimise import OPTIMISERS, SCHEDULES
+from danqing.weights.files import dtype_named
 
 # Groups of layers by the end of their published names. "usual" is what the published few-step
 # adapters and most others change: all attention and MLP projections of both streams.
@@ -37,8 +41,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # Settings that a resumed run may change: they do not touch what is learnt.
 FREE = frozenset(
-    ("out", "device", "threads", "minutes", "save_every", "evaluate_every", "sample_every")
+    (
+        "out",
+        "save_dtype",
+        "device",
+        "threads",
+        "minutes",
+        "save_every",
+        "evaluate_every",
+        "sample_every",
+    )
 ) | {"prompts", "sample_steps", "sample_guidance", "sample_seeds", "few_step", "naming", "cache"}
+# Compared by what they hold, wherever that lies.
+NAMED = frozenset(("data", "model"))
+# What names files, and what names a file or something known.
+UNIT = 16  # pixels; sizes are multiples of it
+PATHS, NAMES = ("data", "out", "cache"), ("model", "few_step")
 
 
 @dataclass(frozen=True)
@@ -46,9 +64,12 @@ class Settings:
     """One training. Lists are tuples; a size is (width, height) in pixels.
 
     Attributes:
-        data: folders, metadata files or tar shards, each ``PATH`` or ``PATH*REPEATS``.
+        data: folders, metadata files or tar shards, each ``PATH`` or ``PATH*REPEATS``, or a table
+            with ``path`` and any of ``repeats``, ``weight`` (of its loss) and ``caption`` (of
+            pictures without one).
         model: what ``danqing.load`` takes.
         kind: "lora", or "full" for all weights of the transformer.
+        save_dtype: of the written adapter; it is always trained in float32.
         targets: groups of ``GROUPS``, or regular expressions for ends of layer names.
         size: its area is the pixel budget of a picture; the model's default size by default.
         holdout: share of the pictures that is kept apart, to measure the loss on.
@@ -64,7 +85,7 @@ class Settings:
         few_step: an adapter that is stacked on top for a second set of samples.
     """
 
-    data: tuple[str, ...] = ()
+    data: tuple[str | Mapping[str, Any], ...] = ()
     out: str = ""
     model: str = "mini"
     kind: str = "lora"
@@ -77,6 +98,7 @@ class Settings:
     dora: bool = False
     targets: tuple[str, ...] = ("usual",)
     naming: str = "diffusers"
+    save_dtype: str = "float32"
     # the data
     size: tuple[int, int] | None = None
     upscale: bool = False
@@ -128,12 +150,25 @@ class Settings:
         return json.loads(json.dumps(asdict(self)))
 
     def learnt_from(self) -> dict[str, Any]:
-        """The settings that decide what is learnt, for the adapter's metadata."""
-        return {name: value for name, value in self.plain().items() if name not in FREE}
+        """The settings that decide what is learnt, for the adapter's metadata.
+
+        Of the data only the last part of their names: where they lie is nobody's business.
+        """
+        plain = {name: value for name, value in self.plain().items() if name not in FREE}
+        data = [Path(path_of(entry)).name for entry in self.data]
+        return {**plain, "data": data, "model": self.model_name}
+
+    @property
+    def model_name(self) -> str:
+        """As the world knows it: a hub id, or the last part of a folder's name."""
+        folder = Path(self.model)
+        return folder.resolve().name if folder.is_dir() else self.model
 
 
-def read(path: Path | None, flags: Mapping[str, Any]) -> Settings:
+def read(path: Path | None, flags: Mapping[str, Any], *, whole: bool = True) -> Settings:
     """Settings: a preset's, above them the file's, above them the flags'.
+
+    ``whole`` ones have all that a training needs; others serve a memory plan.
 
     Raises:
         TrainingError: a name that is not known, or a value that cannot be.
@@ -142,26 +177,82 @@ def read(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     preset = given.get("preset", "style")
     if preset not in PRESETS:
         raise TrainingError(f"preset {preset!r} is not known; choose {', '.join(PRESETS)}")
-    return check(make({**PRESETS[preset], **given}))
+    settings = check(make({**PRESETS[preset], **given}))
+    return check_whole(settings) if whole else settings
+
+
+def check_whole(settings: Settings) -> Settings:
+    """The settings, if a training could begin with them."""
+    if not settings.data:
+        raise TrainingError("no data; give a folder of pictures with --data")
+    if not settings.out:
+        raise TrainingError("no place for the result; give --out mine.safetensors")
+    return settings
+
+
+def path_of(entry: str | Mapping[str, Any]) -> str:
+    return entry if isinstance(entry, str) else str(entry.get("path", ""))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A flat table; relative data paths are relative to the file."""
+    """A flat table; paths in it are relative to the file."""
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}; check the name") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} is not TOML: {error}") from error
-    for key in ("data",):
-        if isinstance(found.get(key), list):
-            found[key] = [str(path.parent / str(entry)) for entry in found[key]]
-    return found
+    return {name: beside(path.parent, name, value) for name, value in found.items()}
+
+
+def beside(folder: Path, name: str, value: Any) -> Any:
+    """A setting with its paths as they are seen from here."""
+    if name in PATHS and isinstance(value, list):
+        return [beside(folder, name, own) for own in value]
+    if name == "data" and isinstance(value, dict) and "path" in value:
+        return {**value, "path": beside(folder, name, value["path"])}
+    is_path = name in PATHS or (name in NAMES and (folder / str(value)).exists())
+    if not is_path or not isinstance(value, str) or not value:
+        return value
+    return os.path.normpath(folder / value)
+
+
+def toml(settings: Settings, folder: Path) -> str:
+    """The settings that are not the preset's, for a file in this folder."""
+    usual, lines = make({"preset": "", **PRESETS[settings.preset]}), []
+    for name, value in settings.plain().items():
+        if value is None or getattr(settings, name) == getattr(usual, name):
+            continue
+        if name in PATHS or (name in NAMES and Path(str(value)).exists()):
+            value = seen_from(folder, value)
+        lines.append(f"{name} = {toml_value(value)}\n")
+    return "".join(lines)
+
+
+def seen_from(folder: Path, value: Any) -> Any:
+    """Paths as a file in this folder must name them."""
+    match value:
+        case list():
+            return [seen_from(folder, own) for own in value]
+        case dict():
+            return {**value, "path": seen_from(folder, value["path"])}
+    return os.path.relpath(value, folder)
+
+
+def toml_value(value: Any) -> str:
+    match value:
+        case list():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case dict():
+            inner = (f"{name} = {toml_value(own)}" for name, own in value.items())
+            return f"{{{', '.join(inner)}}}"
+    # JSON's texts, numbers and truths are TOML as well, but for this one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def make(values: Mapping[str, Any]) -> Settings:
-    known = {field.name for field in fields(Settings)}
-    unknown = sorted(set(values) - known)
+    known = [field.name for field in fields(Settings)]
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise TrainingError(
             f"setting {unknown[0]!r} is not known; the settings are {', '.join(known)}"
@@ -175,15 +266,37 @@ def make(values: Mapping[str, Any]) -> Settings:
     return replace(Settings(), **lists)
 
 
+NUMBER = (int, float)
+# Those that may be left out, with an example; and what lists hold.
+OPTIONAL: dict[str, Any] = {
+    "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4, "minutes": 30.0,
+    "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
+}  # fmt: skip
+ITEMS: dict[str, Any] = {
+    "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
+    "nodes": NUMBER, "sample_seeds": int, "size": int,
+}  # fmt: skip
+
+
 def check_type(name: str, value: Any, default: Any) -> None:
     """The value is of the default's kind, a whole number passing for any number."""
-    kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: tuple}
-    kind = kinds.get(type(default))
-    if name == "shift":
-        kind = (int, float, str)
-    wrong = kind is not None and not isinstance(value, kind)  # type: ignore[arg-type]
-    if wrong or (isinstance(value, bool) and type(default) is not bool and kind is not None):
-        raise TrainingError(f"{name} {value!r} must be like {default!r}")
+    if name in OPTIONAL and value is None:
+        return
+    like = OPTIONAL.get(name, default)
+    kinds = {bool: bool, int: int, float: NUMBER, str: str, tuple: tuple}
+    kind = (*NUMBER, str) if name == "shift" else kinds[type(like)]
+    if not is_one(value, kind) or not all(is_one(own, ITEMS[name]) for own in items(name, value)):
+        shown = list(like) if isinstance(like, tuple) else like
+        raise TrainingError(f"{name} {value!r} must be like {shown!r}")
+
+
+def is_one(value: Any, kind: Any) -> bool:
+    """Whether it is of the kind; a truth is no number, though Python says so."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def items(name: str, value: Any) -> tuple[Any, ...]:
+    return value if name in ITEMS else ()
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -215,15 +328,58 @@ def check(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if not low <= value <= high:
             raise TrainingError(f"{name} {value!r} must be from {low:g} to {high:g}")
-    if not settings.data:
-        raise TrainingError("no data; give a folder of pictures with --data")
-    if not settings.out:
-        raise TrainingError("no place for the result; give --out mine.safetensors")
-    if isinstance(settings.shift, str) and settings.shift != "auto":
-        raise TrainingError(f"shift {settings.shift!r} must be a number or 'auto'")
+    check_more(settings)
     if settings.kind == "full" and (settings.quantise != "none" or settings.dora):
         raise TrainingError("all weights are trained: quantise and dora are for adapters only")
     return settings
+
+
+def check_more(settings: Settings) -> None:
+    """What is neither a choice nor a range alone."""
+    shift, size = settings.shift, settings.size
+    if shift != "auto" and (isinstance(shift, str) or not 0 < shift < 1000):
+        raise TrainingError(f"shift {shift!r} must be a number from 0 to 1000, or 'auto'")
+    if size is not None and (len(size) != 2 or any(n < UNIT or n % UNIT for n in size)):
+        raise TrainingError(f"size {list(size)} must be two multiples of {UNIT}, as [512, 512]")
+    if not settings.nodes or not all(0 < node <= 1 for node in settings.nodes):
+        raise TrainingError(f"nodes {list(settings.nodes)} must be noise levels above 0, at most 1")
+    for name in ("targets", "prior_prompts", "sample_seeds"):
+        if not getattr(settings, name):
+            raise TrainingError(f"{name} is empty; leave it out for the usual ones")
+    if not all(0 <= seed < 2**63 for seed in settings.sample_seeds):
+        raise TrainingError(f"sample_seeds {list(settings.sample_seeds)} must be from 0")
+    for name, least in (
+        ("minutes", 0),
+        ("sample_steps", 1),
+        ("sample_guidance", 1),
+        ("threads", 1),
+    ):
+        value = getattr(settings, name)
+        if value is not None and not least <= value < 1e9:
+            raise TrainingError(f"{name} {value!r} must be at least {least}")
+    dtypes = [settings.save_dtype] + ([settings.dtype] if settings.dtype is not None else [])
+    for dtype in dtypes:
+        dtype_named(dtype)
+    try:
+        ImageColor.getrgb(settings.background)
+    except ValueError as error:
+        raise TrainingError(
+            f"background {settings.background!r} is no colour; give one like #ffffff"
+        ) from error
+    for entry in settings.data:
+        check_entry(entry)
+
+
+def check_entry(entry: str | Mapping[str, Any]) -> None:
+    """A place of data: a path, or a table of which nothing is ignored."""
+    if isinstance(entry, str):
+        return
+    kinds = {"path": str, "repeats": int, "weight": NUMBER, "caption": str}
+    wrong = [name for name, value in entry.items() if not is_one(value, kinds.get(name, ()))]
+    if wrong or not entry.get("path"):
+        raise TrainingError(
+            f"data {dict(entry)!r} must be a path, or a table of path, repeats, weight and caption"
+        )
 
 
 def chosen_layers(patterns: Sequence[str], known: Mapping[str, Target]) -> list[str]:

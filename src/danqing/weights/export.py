@@ -109,6 +109,16 @@ def note_dtype(path: Path, dtype: str | None) -> None:
         write_json(path, settings | dict.fromkeys(known, dtype))
 
 
+def copy_rest(source: Path, folder: Path) -> None:
+    """Everything but the transformer's weights."""
+
+    def weights(where: str, names: list[str]) -> set[str]:
+        inside = Path(where) == source / "transformer"
+        return {n for n in names if inside and n.endswith((".safetensors", ".index.json"))}
+
+    shutil.copytree(source, folder, ignore=weights, dirs_exist_ok=True)
+
+
 def copy_settings(source: Path, folder: Path) -> None:
     """Everything of a model folder that is not weights."""
     for path in sorted(source.rglob("*")):
