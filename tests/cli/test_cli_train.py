@@ -156,7 +156,17 @@ def test_all_weights(train, run, tiny_model) -> None:
     assert read_json(Path("tuned/transformer/config.json")) == read_json(
         Path(tiny_model) / "transformer/config.json"
     )
-    painted = run("adapter", "extract", tiny_model, "tuned", "d.safetensors", "--rank", "4", "--naming", "comfyui")
+    painted = run(
+        "adapter",
+        "extract",
+        tiny_model,
+        "tuned",
+        "d.safetensors",
+        "--rank",
+        "4",
+        "--naming",
+        "comfyui",
+    )
     assert painted.code == 0, painted.err
     again = train("--rate", "0.001", "--checkpointing", kind="full", out="tuned")
     assert again.code == 0, again.err

@@ -44,7 +44,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"shift": "high"}, "shift 'high' must be a number from 0 to 1000, or 'auto'"),
     ({"holdout": 1.0}, "holdout 1.0 must be from 0 to 0.9"),
     ({"kind": "full", "quantise": "int8"}, "quantise and dora are for adapters only"),
-    ({"prompts": "a fox"}, r"prompts 'a fox' must be like \(\)"),
+    ({"prompts": "a fox"}, r"prompts 'a fox' must be like \['...'\]"),
 ]
 
 

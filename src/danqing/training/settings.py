@@ -33,11 +33,11 @@ GROUPS = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     # A look: all layers, no prior, since everything may change.
-    "style": {"rank": 16, "alpha": 16.0, "steps": 1000, "rate": 2e-4, "caption_dropout": 0.05},
+    "style": {"rank": 16, "steps": 1000, "rate": 2e-4, "caption_dropout": 0.05},
     # A thing or a person: the rest of the world must stay as it is.
-    "subject": {"rank": 16, "alpha": 16.0, "steps": 800, "rate": 1e-4, "prior": 0.3},
+    "subject": {"rank": 16, "steps": 800, "rate": 1e-4, "prior": 0.3},
     # A first look at whether the data work.
-    "fast": {"rank": 8, "alpha": 8.0, "steps": 200, "rate": 5e-4, "warm_up": 5},
+    "fast": {"rank": 8, "steps": 200, "rate": 5e-4, "warm_up": 5},
 }
 # Settings that a resumed run may change: they do not touch what is learnt.
 FREE = frozenset(
@@ -69,6 +69,7 @@ class Settings:
             pictures without one).
         model: what ``danqing.load`` takes.
         kind: "lora", or "full" for all weights of the transformer.
+        alpha: the scale is alpha / rank; as the rank by default.
         save_dtype: of the written adapter; it is always trained in float32.
         targets: groups of ``GROUPS``, or regular expressions for ends of layer names.
         size: its area is the pixel budget of a picture; the model's default size by default.
@@ -93,7 +94,7 @@ class Settings:
     seed: int = 0
     # the adapter
     rank: int = 16
-    alpha: float = 16.0
+    alpha: float | None = None
     rank_stabilised: bool = False
     dora: bool = False
     targets: tuple[str, ...] = ("usual",)
@@ -269,8 +270,8 @@ def make(values: Mapping[str, Any]) -> Settings:
 NUMBER = (int, float)
 # Those that may be left out, with an example; and what lists hold.
 OPTIONAL: dict[str, Any] = {
-    "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4, "minutes": 30.0,
-    "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
+    "alpha": 16.0, "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4,
+    "minutes": 30.0, "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
 }  # fmt: skip
 ITEMS: dict[str, Any] = {
     "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
@@ -286,7 +287,7 @@ def check_type(name: str, value: Any, default: Any) -> None:
     kinds = {bool: bool, int: int, float: NUMBER, str: str, tuple: tuple}
     kind = (*NUMBER, str) if name == "shift" else kinds[type(like)]
     if not is_one(value, kind) or not all(is_one(own, ITEMS[name]) for own in items(name, value)):
-        shown = list(like) if isinstance(like, tuple) else like
+        shown = (list(like) or ["..."]) if isinstance(like, tuple) else like
         raise TrainingError(f"{name} {value!r} must be like {shown!r}")
 
 
@@ -326,7 +327,7 @@ def check(settings: Settings) -> Settings:
             raise TrainingError(f"{name} {value!r} is not known; choose {', '.join(known)}")
     for name, (low, high) in RANGES.items():
         value = getattr(settings, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise TrainingError(f"{name} {value!r} must be from {low:g} to {high:g}")
     check_more(settings)
     if settings.kind == "full" and (settings.quantise != "none" or settings.dora):

@@ -64,4 +64,5 @@ class FullSubject:
 
 
 def shape_of(settings: Settings) -> Shape:
-    return Shape(settings.rank, settings.alpha, settings.rank_stabilised, settings.dora)
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    return Shape(settings.rank, float(alpha), settings.rank_stabilised, settings.dora)
