@@ -52,7 +52,7 @@ def test_a_caption_is_a_text_or_a_list() -> None:
 @pytest.mark.parametrize("wrong", [0, -1, 1.0, True, "2", None])
 def test_repeats_are_whole_numbers(wrong: Any) -> None:
     assert findings.count(3, "repeats") == 3
-    with pytest.raises(DataError, match=r"repeats .* must be a whole number of at least 1"):
+    with pytest.raises(DataError, match=r"repeats .* must be a whole number from 1 to 10000"):
         findings.count(wrong, "repeats")
 
 

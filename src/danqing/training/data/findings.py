@@ -53,7 +53,7 @@ def finish(draft: Draft, source: Source) -> Record:
         origin=draft.origin,
         image=draft.image,
         captions=captions,
-        repeats=repeats * source.repeats,
+        repeats=count(repeats * source.repeats, "repeats"),
         weight=weight * source.weight,
         mask=draft.mask,
     )
@@ -91,10 +91,13 @@ def decoded(content: bytes) -> str:
         raise DataError(f"line {line}: {error.reason}; save the file as UTF-8") from error
 
 
+MOST = 10_000
+
+
 def count(value: Any, name: str) -> int:
-    """A whole number from 1."""
-    if type(value) is not int or value < 1:
-        raise DataError(f"{name} {value!r} must be a whole number of at least 1")
+    """A whole number from 1; an epoch is laid out in memory, so not too many."""
+    if type(value) is not int or not 1 <= value <= MOST:
+        raise DataError(f"{name} {value!r} must be a whole number from 1 to {MOST}")
     return value
 
 
