@@ -8,9 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
-from danqing.cli import fields
 from danqing.cli.terminal import console, note, say, say_json, watched
 from danqing.engine import resolve_device
 from danqing.previews import Previews, read_few_step
@@ -86,9 +83,6 @@ class Watcher:
     """Follows one training and tells of it. As a context it keeps the terminal in order."""
 
     def __init__(self, settings: Settings, *, as_json: bool) -> None:
-        if settings.threads is not None:
-            count = fields.parse(fields.count, settings.threads, "--threads")
-            torch.set_num_threads(count)
         self._settings, self._as_json = settings, as_json
         self._device = resolve_device(settings.device)
         read_few_step(settings.few_step)  # its mistakes are to be known before the work

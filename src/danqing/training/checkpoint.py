@@ -30,8 +30,11 @@ def save(
     data = content.getvalue()
     stamp = hashlib.sha256(data).digest()  # a state that was cut short is known by it
     current = folder / STATE
-    if current.exists():
-        current.replace(folder / BEFORE)
+    try:
+        if current.exists():
+            current.replace(folder / BEFORE)
+    except OSError as error:
+        raise atomic.unwritable(folder / BEFORE, error) from error
     atomic.write(current, lambda file: file.write(stamp + data))
 
 
@@ -41,16 +44,40 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest whole state, if there is one."""
+    """The newest whole state, if there is one.
+
+    Raises:
+        TrainingError: there are states, but none of them can be used.
+    """
+    damaged = []
     for name in (STATE, BEFORE):
         try:
             content = (folder / name).read_bytes()
         except FileNotFoundError:
             continue
+        except OSError as error:
+            raise TrainingError(f"cannot read {folder / name}: {error.strerror}") from error
         if hashlib.sha256(content[32:]).digest() == content[:32]:
-            # Only tensors and plain values: nothing in the file is run.
-            return dict(torch.load(io.BytesIO(content[32:]), weights_only=True))
+            return opened(content[32:], folder / name)
+        damaged.append(name)
+    if damaged:
+        raise TrainingError(
+            f"{' and '.join(damaged)} in {folder} {'is' if len(damaged) == 1 else 'are'} damaged; "
+            f"delete {folder} to begin anew"
+        )
     return None
+
+
+def opened(content: bytes, path: Path) -> dict[str, Any]:
+    """The state in a file; a GPU's tensors come to the CPU, and go on where they belong."""
+    try:
+        # Only tensors and plain values: nothing in the file is run.
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of another making leads to
+        raise TrainingError(f"{path} is no state of a training; delete it") from error
+    if not isinstance(state, dict) or not {"step", "settings", "parts"} <= state.keys():
+        raise TrainingError(f"{path} is no state of this version; delete it to begin anew")
+    return state
 
 
 def resume(
@@ -83,7 +110,14 @@ def resume(
         )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
+    if not whole(folder / STATE):  # or the next save would put it in the good one's place
+        (folder / STATE).unlink(missing_ok=True)
     return int(state["step"])
+
+
+def whole(path: Path) -> bool:
+    content = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(content[32:]).digest() == content[:32]
 
 
 def plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danqing.adapters.refusal import printable
 from danqing.errors import TrainingError
 from danqing.training import checkpoint
 from danqing.training.data.pictures import Picture
@@ -60,6 +61,7 @@ class Saved:
 
 
 Event = Stepped | Evaluated | Due | Saved
+LONGEST = 2000  # characters of pictures that are named
 DONE, ASKED, TIME = "all steps are made", "asked to stop", "the minutes are over"
 
 
@@ -241,7 +243,7 @@ class Training:
         return Evaluated(self.step, found, best)
 
     def _refuse_nan(self, loss: float, norm: float) -> None:
-        """Stop before the step that would spoil the weights."""
+        """Stop before the step that would spoil the weights; as they are, they are saved."""
         if math.isfinite(loss) and math.isfinite(norm):
             return
         places = range(
@@ -251,9 +253,14 @@ class Training:
             p for place in places for p in self.stock.chosen(place, self.settings.batch)
         ]
         named = ", ".join(dict.fromkeys(picture.record.origin for picture in pictures))
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
+        kept = ""
+        if self.step:
+            self.save()
+            kept = f"; the last good state is in {self.folder}"
         raise TrainingError(
-            f"the loss is {loss} at step {self.step + 1} (pictures: {named}); the last good state "
-            f"is in {self.folder}. Lower the rate, or leave these pictures out"
+            f"{what} at step {self.step + 1} (pictures: {printable(named, LONGEST)}){kept}. Lower "
+            "the rate, or leave these pictures out"
         )
 
     def _parts(self) -> dict[str, checkpoint.Stateful]:

@@ -5,7 +5,7 @@ every evaluation, so that its differences mean something.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from danqing.training.subject import Subject
 
 SIGMAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
 RESAMPLES = 1000
+PATCHES_AT_ONCE = 4096  # of a pack; one picture of 1024x1024 pixels
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,27 @@ def held_out_losses(subject: Subject, examples: Sequence[Sequence[Example]], on:
     """The loss of each picture at each level [pictures, levels]."""
     rows = []
     for own in examples:
-        layout = lay_out(own)
-        with subject.ride(layout, [on] * len(own)):
-            found = velocities(subject.network, own, layout)
-        rows.append(image_losses(found, [e.velocity for e in own], own).cpu())
+        packs = in_packs(own)
+        rows.append(torch.cat([pack_losses(subject, pack, on) for pack in packs]))
     return torch.stack(rows).double()
+
+
+def pack_losses(subject: Subject, pack: Sequence[Example], on: bool) -> Tensor:
+    layout = lay_out(pack)
+    with subject.ride(layout, [on] * len(pack)):
+        found = velocities(subject.network, pack, layout)
+    return image_losses(found, [e.velocity for e in pack], pack).cpu()
+
+
+def levels_at_once(patches: int) -> int:
+    return max(1, PATCHES_AT_ONCE // patches)
+
+
+def in_packs(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """A picture's levels, as many at once as a few thousand patches allow."""
+    count = levels_at_once(len(examples[0].clean))
+    for start in range(0, len(examples), count):
+        yield examples[start : start + count]
 
 
 def measured(found: Tensor, by_base: Tensor) -> Measured:

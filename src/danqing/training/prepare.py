@@ -7,6 +7,7 @@ the transformer, with what is trained beside it.
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,10 +33,16 @@ from danqing.training.data.images import Colour
 from danqing.training.data.pictures import Picture, plan
 from danqing.training.data.records import Source
 from danqing.training.loop import Training
-from danqing.training.loss import Draw, sigma_sampler
+from danqing.training.loss import Draw, Example, sigma_sampler
 from danqing.training.measure import SIGMAS
-from danqing.training.memory import checkpoint_blocks, quantise_blocks
+from danqing.training.memory import (
+    checkpoint_blocks,
+    lay_large_tensors_apart,
+    quantise_blocks,
+)
+from danqing.training.plan import Around
 from danqing.training.settings import Settings
+from danqing.training.simulate import Shapes
 from danqing.training.stock import Stock, Take
 from danqing.training.subject import FullSubject, LoraSubject
 from danqing.types import BLANK
@@ -45,6 +52,7 @@ from danqing.weights.hub import find
 
 KEPT_IN_MEMORY = 4096  # latents and text features each; the rest is read again
 USUAL_TEXT = 128  # tokens of a caption that is not known yet
+MOST_APART = 24  # more would take long to measure, and narrow the band by little
 FEWEST_TO_SPLIT = 10  # pictures; of fewer none is kept apart
 Say = Callable[[str], None]
 
@@ -105,9 +113,9 @@ def read_source(entry: str | Mapping[str, Any], settings: Settings) -> Source:
     if not isinstance(entry, str):
         return Source(**{"caption": usual, **entry})
     path, star, repeats = entry.rpartition("*")
-    if not star or Path(entry).exists():
+    if not star or os.path.exists(entry):
         return Source(entry, caption=usual)
-    if not repeats.isdecimal() or int(repeats) < 1:
+    if not repeats.isdecimal() or len(repeats) > 9 or int(repeats) < 1:
         raise TrainingError(f"data {entry!r}: {repeats!r} must be a whole number of repeats")
     return Source(path, int(repeats), caption=usual)
 
@@ -122,7 +130,8 @@ def split(pictures: Sequence[Picture], share: float) -> Pictures:
     copy of one of them is learnt from."""
     digests = [hashlib.sha256(p.record.image.read()).hexdigest() for p in pictures]
     different = sorted(set(digests))
-    count = round(share * len(different)) if len(different) >= FEWEST_TO_SPLIT else 0
+    count = min(round(share * len(different)), MOST_APART)
+    count = count if len(different) >= FEWEST_TO_SPLIT else 0
     apart = set(different[:count])
     pairs = list(zip(pictures, digests, strict=True))
     return Pictures(
@@ -168,6 +177,7 @@ def fill_cache(
     lacking = [p for p in everything if not cache.has_latent(cache.latent_key(p))]
     if not lacking and all(cache.has_text(cache.text_key(text)) for text in texts):
         return
+    lay_large_tensors_apart()
     networks = model.build(place.folder)
     del networks["transformer"]
     for component, network in networks.items():
@@ -182,10 +192,14 @@ def fill_cache(
 # ---- the training -----------------------------------------------------------------------------
 
 
-def load_transformer(place: Place) -> Transformer:
-    network = model.build(place.folder)["transformer"]
+def load_transformer(place: Place, quantise: str = "none") -> Transformer:
+    """The network; what is quantised becomes so as it is read, one matrix after the other."""
+    lay_large_tensors_apart()
+    network = cast(Transformer, model.build(place.folder)["transformer"])
+    if quantise != "none":
+        quantise_blocks(network, quantise)
     model.fill("transformer", network, place.folder, place.device, place.dtype)
-    return cast(Transformer, network)
+    return network
 
 
 def begin(
@@ -202,9 +216,9 @@ def begin(
     ``identity`` says what the data and the model hold, whatever they are called.
     """
     make = LoraSubject if settings.kind == "lora" else FullSubject
-    subject = make(network, settings)
     if settings.quantise != "none":
-        quantise_blocks(network, settings.quantise)
+        quantise_blocks(network, settings.quantise)  # if it was not loaded so
+    subject = make(network, settings)
     if settings.checkpointing:
         checkpoint_blocks(network)
     shelf, take = Shelf(cache), taken(settings, place)
@@ -212,6 +226,14 @@ def begin(
     held_out = Stock(pictures.held_out, shelf, take).fixed(SIGMAS) if pictures.held_out else []
     prior: list[Tensor] = [shelf.text(prompt) for prompt in settings.prior_prompts]
     return Training(subject, stock, held_out, prior, settings, folder, identity)
+
+
+def some_examples(
+    settings: Settings, place: Place, pictures: Pictures, cache: Cache
+) -> list[Example]:
+    """The first picture at every level of the held-out loss."""
+    stock = Stock(pictures.learnt[:1], Shelf(cache), taken(settings, place))
+    return stock.fixed(SIGMAS)[0]
 
 
 def taken(settings: Settings, place: Place) -> Take:
@@ -254,6 +276,41 @@ def usual_pack(settings: Settings, place: Place) -> list[tuple[int, int, int]]:
     width, height = settings.size or model.read_defaults(place.folder).size
     side = unit(place)
     return [(height // side, width // side, USUAL_TEXT)] * settings.batch
+
+
+def around(
+    settings: Settings,
+    place: Place,
+    shapes: Shapes,
+    pictures: Pictures | None = None,
+    *,
+    encoded: bool = False,
+) -> Around:
+    """What the run of such packs holds and does around its steps, for the memory plan."""
+    defaults, side = model.read_defaults(place.folder), unit(place)
+    text = configs.read_text_encoder(place.folder)
+    rows, columns, tokens = shapes[0]
+    return Around(
+        text_encoder=text,
+        vae=configs.read_vae(place.folder),
+        largest=(columns * side, rows * side),
+        sample=settings.size or defaults.size,
+        sample_steps=settings.sample_steps or defaults.steps,
+        tokens=tokens,
+        data=0 if pictures is None else data_bytes(pictures, shapes[0], text.hidden_size, side),
+        encoded=encoded,
+        cpu=place.device.type == "cpu",
+    )
+
+
+def data_bytes(pictures: Pictures, longest: tuple[int, int, int], width: int, side: int) -> int:
+    """Latents and texts that stay in memory, float32: mean and spread of what is learnt from,
+    picture and noise at every level of what is held out."""
+    channels = 64  # of a patch
+    areas = [p.size[0] * p.size[1] // side**2 for p in pictures.learnt[:KEPT_IN_MEMORY]]
+    held_out = sum(p.size[0] * p.size[1] // side**2 for p in pictures.held_out)
+    text = min(len(areas), KEPT_IN_MEMORY) * longest[2] * width
+    return 4 * (2 * channels * (sum(areas) + len(SIGMAS) * held_out) + text)
 
 
 def transformer_config(place: Place) -> TransformerConfig:

@@ -88,7 +88,33 @@ class Run:
         return ([line for line in self.evaluations if line.get("best")] or [{}])[-1]
 
 
-def gather(lines: Sequence[Line]) -> Run:
+# What a field must be to be shown; a log that was damaged or edited may hold anything.
+NUMBER = (int, float)
+KINDS: dict[str, Any] = {
+    "settings": dict, "facts": dict, "command": str, "reason": str, "files": dict,
+    "predicted_bytes": NUMBER, "peak_bytes": NUMBER,
+    "by_sigma": dict, "sheet": str, "title": str,
+}  # fmt: skip
+
+
+def sound(line: Line) -> Line:
+    """The line without fields of a wrong kind."""
+    kept = {name: v for name, v in line.items() if isinstance(v, KINDS.get(name, object))}
+    if "by_sigma" in kept:
+        kept["by_sigma"] = {s: loss for s, loss in kept["by_sigma"].items() if is_number(s)}
+    return kept
+
+
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def gather(found: Sequence[Line]) -> Run:
+    lines = [sound(line) for line in found]
+
     def of(kind: str) -> list[Line]:
         return [line for line in lines if line["kind"] == kind]
 

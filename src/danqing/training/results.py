@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from danqing import atomic
 from danqing.adapters import write as writing
 from danqing.adapters.adapter import Adapter
@@ -30,6 +32,8 @@ from danqing.weights.files import TensorFiles, dtype_named
 from danqing.weights.model import STEMS, names_of
 
 LOCK, SETTINGS = "lock", "settings.toml"
+# What says that an adapter, or a model folder, was made by a training.
+METADATA, MARK = "danqing_training", "danqing_training.json"
 
 
 def run_folder(settings: Settings) -> Path:
@@ -47,7 +51,10 @@ def best_path(settings: Settings) -> Path:
 
 def check(settings: Settings) -> None:
     """Refuse a place whose file was not made by this training, before any work."""
-    out, folder = Path(settings.out), run_folder(settings)
+    out = Path(settings.out)
+    if not out.name:
+        raise TrainingError(f"--out {settings.out} has no name of its own; give one")
+    folder = run_folder(settings)
     if settings.kind == "lora" and out.suffix != ".safetensors":
         other = out.with_suffix(".safetensors")
         raise TrainingError(f"adapters are written as safetensors; give --out {other}")
@@ -55,15 +62,31 @@ def check(settings: Settings) -> None:
         raise TrainingError(f"all weights are written as a folder; give --out {out.stem}")
     for entry in settings.data:
         data = Path(path_of(entry))
-        if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        if os.path.isdir(data) and folder.resolve().is_relative_to(data.resolve()):
             raise TrainingError(
                 f"{folder} would lie among the pictures in {data}; give --out another folder"
             )
     for path in (out, best_path(settings)):
-        if os.path.lexists(path) and not checkpoint.exists(folder):
+        taken = os.path.lexists(path) and not is_empty(path)
+        if taken and not (checkpoint.exists(folder) and is_ours(path)):
             raise OutputError(
                 f"{path} exists and was not made by a training in {folder}; give another --out"
             )
+
+
+def is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it bears the mark of a training."""
+    if path.is_dir():
+        return (path / MARK).is_file()
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 @contextmanager
@@ -126,11 +149,16 @@ def write_adapters(
 def write_adapter(
     adapter: Adapter, path: Path, settings: Settings, base: Mapping[str, str], step: int
 ) -> None:
-    told = {"settings": settings.learnt_from(), "step": step}
-    metadata = {"danqing_training": json.dumps(told, sort_keys=True, ensure_ascii=False)}
+    metadata = {METADATA: told(settings, step)}
     kept = writing.cast(adapter, dtype_named(settings.save_dtype))
     noted = replace(kept, base=base, metadata=metadata)
     writing.write(noted, path, settings.naming, overwrite=True)
+
+
+def told(settings: Settings, step: int) -> str:
+    """What the result says of its making."""
+    facts = {"settings": settings.learnt_from(), "step": step}
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
 
 
 # ---- all weights ------------------------------------------------------------------------------
@@ -140,25 +168,38 @@ def write_models(training: Training, settings: Settings, source: Path) -> tuple[
     """The averaged weights as a model folder, and the best ones, if those are others."""
     out, best = Path(settings.out), training.best
     with training.averaged():
-        write_model(training.subject.network, out, source)
+        write_model(training.subject.network, out, source, told(settings, training.step))
     if not best.weights or best.step in (0, training.step):
         return (out,)
     other = best_path(settings)
     with training.holding(best.weights):
-        write_model(training.subject.network, other, source)
+        write_model(training.subject.network, other, source, told(settings, best.step))
     return out, other
 
 
-def write_model(network: Transformer, target: Path, source: Path) -> None:
-    """A model folder like ``source`` with this transformer, in the dtype of its files."""
+def write_model(network: Transformer, target: Path, source: Path, mark: str) -> None:
+    """A model folder like ``source`` with this transformer, in the dtype of its files.
+
+    The folder of before stays until the new one is whole.
+    """
     stem = STEMS["transformer"]
     with TensorFiles(source / "transformer", stem) as files:
         names = names_of("transformer", files)
         dtype = files.read(next(iter(files.home))).dtype
         extra = {n: files.read(n).to(dtype) for n in files.home if names.skipped(n)}
     plain_blocks(network)
-    if target.is_dir():  # ours: `check` saw to it
-        shutil.rmtree(target)
-    with export.new_folder(target) as draft:
+    new, old = (target.with_name(f".{target.name}.{name}") for name in ("new", "old"))
+    for rest in (new, old):  # of a run that was killed here
+        shutil.rmtree(rest, ignore_errors=True)
+    with export.new_folder(new) as draft:
         export.copy_rest(source, draft)
+        (draft / MARK).unlink(missing_ok=True)  # of a source that was trained itself
         export.save_component("transformer", network, draft, names, dtype, extra)
+        (draft / MARK).write_text(mark, "utf-8")
+    try:
+        if target.exists():  # ours: `check` saw to it
+            target.rename(old)
+        new.rename(target)
+    except OSError as error:
+        raise atomic.unwritable(target, error) from error
+    shutil.rmtree(old, ignore_errors=True)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from danqing.models.transformer import Transformer
-from danqing.training import prepare, results
+from danqing.training import checkpoint, prepare, results
 from danqing.training.loop import Due, Event, Saved
 from danqing.training.plan import Plan, check_fits, savings
 from danqing.training.plan import plan as make_plan
 from danqing.training.prepare import Pictures, Place
+from danqing.training.rounding import rounding
 from danqing.training.settings import Settings
 from danqing.types import BLANK
 from danqing.weights import plan as memory
@@ -106,7 +107,10 @@ def train(
         if painter and settings.prompts:
             shown = {text: cache.text(cache.text_key(text)) for text in (*settings.prompts, BLANK)}
             paint = painter(settings, place, shown)
-        network = prepare.load_transformer(place)
+        network = prepare.load_transformer(place, settings.quantise)
+        if settings.quantise != "none" and not checkpoint.exists(folder):
+            examples = prepare.some_examples(settings, place, pictures, cache)
+            yield Quantised(rounding(network, place.folder, examples))
         base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
         identity = {"the data": pictures.digest, "the model": base["fingerprint"]}
         training = prepare.begin(settings, network, place, pictures, cache, folder, identity)
@@ -132,6 +136,8 @@ def survey(
 ) -> Generator[Told, None, tuple[Place, Pictures, Plan]]:
     """What can be known before anything is loaded or written, with the errors of ``train``."""
     results.check(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     place = prepare.place_of(settings, device)
     pictures = prepare.find_pictures(settings, place)
     yield found(pictures)

@@ -11,9 +11,10 @@ from typing import Any
 
 from PIL import ImageColor
 
+from danqing.adapters.refusal import printable
 from danqing.adapters.targets import Target
 from danqing.adapters.write import NAMINGS, kind_of
-from danqing.errors import TrainingError
+from danqing.errors import DanqingError, TrainingError
 from danqing.training.loss import SIGMAS, WEIGHTINGS
 from danqing.training.memory import QUANTISED
 from danqing.training.optimise import OPTIMISERS, SCHEDULES
@@ -176,7 +177,7 @@ def read(path: Path | None, flags: Mapping[str, Any], *, whole: bool = True) -> 
     """
     given = {**(read_toml(path) if path else {}), **flags}
     preset = given.get("preset", "style")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise TrainingError(f"preset {preset!r} is not known; choose {', '.join(PRESETS)}")
     settings = check(make({**PRESETS[preset], **given}))
     return check_whole(settings) if whole else settings
@@ -201,8 +202,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}; check the name") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also of numbers that are too long
+        raise TrainingError(f"{path} is not TOML: {printable(str(error))}") from error
     return {name: beside(path.parent, name, value) for name, value in found.items()}
 
 
@@ -213,7 +214,7 @@ def beside(folder: Path, name: str, value: Any) -> Any:
     if name == "data" and isinstance(value, dict) and "path" in value:
         return {**value, "path": beside(folder, name, value["path"])}
     is_path = name in PATHS or (name in NAMES and (folder / str(value)).exists())
-    if not is_path or not isinstance(value, str) or not value:
+    if not is_path or not isinstance(value, str) or not value or value.startswith("~"):
         return value
     return os.path.normpath(folder / value)
 
@@ -289,11 +290,19 @@ def check_type(name: str, value: Any, default: Any) -> None:
     if not is_one(value, kind) or not all(is_one(own, ITEMS[name]) for own in items(name, value)):
         shown = (list(like) or ["..."]) if isinstance(like, tuple) else like
         raise TrainingError(f"{name} {value!r} must be like {shown!r}")
+    for text in (value, *items(name, value)):
+        if isinstance(text, str) and not is_sound(text):
+            raise TrainingError(f"--{name} {text!r} holds characters that no file can; change it")
 
 
 def is_one(value: Any, kind: Any) -> bool:
     """Whether it is of the kind; a truth is no number, though Python says so."""
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def is_sound(text: str) -> bool:
+    """Whether it is whole Unicode, and can be a part of a path."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
 def items(name: str, value: Any) -> tuple[Any, ...]:
@@ -332,6 +341,11 @@ def check(settings: Settings) -> Settings:
     check_more(settings)
     if settings.kind == "full" and (settings.quantise != "none" or settings.dora):
         raise TrainingError("all weights are trained: quantise and dora are for adapters only")
+    if settings.kind == "full" and settings.prior:
+        raise TrainingError(
+            f"prior {settings.prior!r}: of all weights no base is left to compare with; "
+            "give --set prior=0"
+        )
     return settings
 
 
@@ -358,9 +372,8 @@ def check_more(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not least <= value < 1e9:
             raise TrainingError(f"{name} {value!r} must be at least {least}")
-    dtypes = [settings.save_dtype] + ([settings.dtype] if settings.dtype is not None else [])
-    for dtype in dtypes:
-        dtype_named(dtype)
+    for name in ("save_dtype", "dtype"):
+        check_dtype(name, getattr(settings, name))
     try:
         ImageColor.getrgb(settings.background)
     except ValueError as error:
@@ -371,13 +384,22 @@ def check_more(settings: Settings) -> None:
         check_entry(entry)
 
 
+def check_dtype(name: str, value: str | None) -> None:
+    try:
+        dtype_named(value) if value is not None else None
+    except DanqingError as error:
+        raise TrainingError(f"{name}: {error}") from error
+
+
 def check_entry(entry: str | Mapping[str, Any]) -> None:
     """A place of data: a path, or a table of which nothing is ignored."""
-    if isinstance(entry, str):
+    if isinstance(entry, str) and entry:
         return
+    entry = {} if isinstance(entry, str) else entry
     kinds = {"path": str, "repeats": int, "weight": NUMBER, "caption": str}
     wrong = [name for name, value in entry.items() if not is_one(value, kinds.get(name, ()))]
-    if wrong or not entry.get("path"):
+    texts = [entry.get("path", ""), entry.get("caption", "")]
+    if wrong or not entry.get("path") or not all(map(is_sound, texts)):
         raise TrainingError(
             f"data {dict(entry)!r} must be a path, or a table of path, repeats, weight and caption"
         )

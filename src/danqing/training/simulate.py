@@ -101,13 +101,19 @@ def whole(
     shapes: tuple[tuple[int, int, int], ...],
 ) -> int:
     """Of a network with all its blocks, from two short ones."""
-    few, more = (simulate(work, replace(config, num_layers=n), settings, shapes) for n in (FEW, MORE))
+    few, more = (
+        simulate(replace(config, num_layers=n), settings, shapes, work) for n in (FEW, MORE)
+    )
     return few + (config.num_layers - FEW) * (more - few)
 
 
 def simulate(
-    work: Callable[..., None], config: TransformerConfig, settings: Settings, shapes: Shapes
+    config: TransformerConfig,
+    settings: Settings,
+    shapes: Shapes,
+    work: Callable[..., None] | None = None,
 ) -> int:
+    """Of a network with just these blocks; a step, unless it is to do other ``work``."""
     dtype = torch.float32 if settings.kind == "full" else dtype_named(settings.dtype or "float32")
     with FakeTensorMode():
         network = built(lambda: Transformer(config), dtype)
@@ -119,7 +125,7 @@ def simulate(
         pack = [example(config, *shape, dtype) for shape in shapes]
         with Watch([*network.parameters(), *network.buffers()]) as watch:
             for _ in range(settings.accumulate):
-                work(network, pack, ride)
+                (work or one_step)(network, pack, ride)
     return watch.peak
 
 

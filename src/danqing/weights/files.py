@@ -15,6 +15,7 @@ from danqing import atomic
 from danqing.errors import ModelError, WeightsError
 
 SHARD_BYTES = 5 * 1024**3
+READ_AT_ONCE = 256 * 1024**2
 
 
 class TensorFiles:
@@ -24,6 +25,7 @@ class TensorFiles:
         self.folder = folder
         self._stack = ExitStack()
         self._open: dict[Path, Any] = {}
+        self._read = 0
         self.home = dict(locate(folder, stem, self._handle))
 
     def __enter__(self) -> "TensorFiles":
@@ -47,10 +49,20 @@ class TensorFiles:
     def read(self, name: str) -> Tensor:
         path = self.home[name]
         try:
-            return self._handle(path).get_tensor(name)
+            tensor = self._handle(path).get_tensor(name)
         except SafetensorError as error:
             message = f"{path}: cannot read {name} ({error}); fetch the file again"
             raise WeightsError(message) from error
+        self._read += tensor.nbytes
+        if self._read > READ_AT_ONCE:
+            self._close()
+        return tensor
+
+    def _close(self) -> None:
+        """What was read of a mapped file counts as this process's memory until then."""
+        self._stack.close()
+        self._open.clear()
+        self._read = 0
 
     def _handle(self, path: Path) -> Any:
         if path not in self._open:

@@ -57,13 +57,16 @@ def fill(
     for ours, parameter in list(network.named_parameters()):
         check_shapes(files, ours, wanted[ours], tuple(parameter.shape), shape_in_file)
         tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
-        row = 0
-        for name in wanted[ours]:
-            part = fold(files.read(name))
-            rows = tensor.shape[0] // len(wanted[ours])
-            tensor[row : row + rows].copy_(part)
-            row += rows
-        assign(network, ours, tensor)
+        assign(network, ours, read_into(tensor, files, wanted[ours], fold))
+
+
+def read_into(
+    tensor: Tensor, files: TensorFiles, parts: tuple[str, ...], fold: Fold = lambda tensor: tensor
+) -> Tensor:
+    """Fill a parameter from the parts that it has in the files, one above the other."""
+    for own, name in zip(tensor.chunk(len(parts)), parts, strict=True):
+        own.copy_(fold(files.read(name)))
+    return tensor
 
 
 def check_names(files: TensorFiles, wanted: dict[str, tuple[str, ...]], names: Names) -> None:

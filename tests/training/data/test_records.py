@@ -20,7 +20,7 @@ def test_a_file_and_a_part_of_one(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*b.png \(No such file or directory\)"):
         Place(tmp_path / "b.png").read()
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="is no plain file"):
         Place(tmp_path).read()
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from danqing.adapters.refusal import printable
 from danqing.errors import DataError
 
+LONGEST = 2000  # characters of a fault
 LISTED = 20  # of the faults, in the message
 
 
@@ -16,7 +18,7 @@ class DataFaults(DataError):
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
+        self.faults = tuple(printable(fault, LONGEST) for fault in faults)
         super().__init__(message(self.faults))
 
 

@@ -62,6 +62,8 @@ def find(source: Source) -> Iterator[Finding]:
             raise DataError("is no folder and ends in none of .tar, .jsonl, .csv")
     except DataError as error:
         yield Fault(f"{source.path}: {error}")
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        yield Fault(f"{source.path}: cannot be looked for ({error})")
 
 
 def check_source(source: Source) -> None:

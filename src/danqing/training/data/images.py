@@ -4,6 +4,7 @@ The first frame of an animation; transparency over a background; turned as the E
 Colour profiles are not applied: the numbers in the file are taken as sRGB.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,12 +55,12 @@ def opened(place: Place) -> Iterator[Image.Image]:
     with place.open() as file:
         try:
             with Image.open(file) as image:
-                check_pixels(image.width * image.height)
+                check_pixels(image.size)
                 yield image
         except DataError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise too_large() from error
+            raise too_large(str(error)) from error
         except UnidentifiedImageError as error:
             raise DataError("is no picture of a known format; replace it") from error
         except Exception as error:  # damaged files lead Pillow into errors of every class
@@ -67,14 +68,17 @@ def opened(place: Place) -> Iterator[Image.Image]:
             raise DataError(f"cannot be decoded ({reason}); replace it") from error
 
 
-def check_pixels(pixels: int) -> None:
+def check_pixels(size: Size) -> None:
     """Pillow only warns up to twice its limit; such pictures are refused as well."""
-    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-        raise too_large()
+    if Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+        raise too_large(f"({size[0] * size[1]} pixels)")
 
 
-def too_large() -> DataError:
-    return DataError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down")
+def too_large(told: str) -> DataError:
+    """``told`` has the number of pixels in it, as Pillow puts it."""
+    found = re.search(r"\((\d+) pixels\)", told)
+    number = f" ({found[1]})" if found else ""
+    return DataError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels{number}; scale it down")
 
 
 # ---- modes ------------------------------------------------------------------------------------

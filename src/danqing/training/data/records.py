@@ -37,6 +37,8 @@ class Place:
     def open(self) -> BinaryIO:
         """A file object at its beginning. DataError where there is nothing to open."""
         try:
+            if not self.member and self.path.exists() and not self.path.is_file():
+                raise DataError(f"{self.path} is no plain file; replace it")  # a pipe would hang
             return io.BytesIO(self._member()) if self.member else self.path.open("rb")
         except OSError as error:
             raise DataError(

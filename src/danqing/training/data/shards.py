@@ -56,15 +56,20 @@ def members(path: Path) -> dict[str, Parts]:
                 if not member.isreg() or any(part.startswith(".") for part in name.parts):
                     continue
                 stem, dot, suffix = name.name.partition(".")
+                if not stem or member.size < 0:
+                    raise DataError(f"{member.name!r} has no name or no size; pack it anew")
                 key, suffix = str(name.with_name(stem)), (dot + suffix).lower()
                 if suffix in keys[key] or member.issparse():
                     what = "is sparse" if member.issparse() else "stands twice"
                     raise DataError(f"{member.name} {what} in the shard; pack it anew")
                 keys[key][suffix] = Place(path, member.name, member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise DataError(f"is truncated or no tar file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error}); check the name") from error
+    except (tarfile.TarError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = str(error) or type(error).__name__
+        raise DataError(f"is truncated or no tar file ({reason}); fetch it again") from error
     return keys
 
 

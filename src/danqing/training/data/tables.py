@@ -69,7 +69,7 @@ def _finding(row: Mapping[str, Any], path: Path, origin: str, source: Source) ->
 
 def beside(table: Path, name: Any) -> Place:
     """The file of this name in the table's folder; metadata of others may name no other place."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise DataError(f"{name!r} is no path of a picture")
     # Windows parts names at slashes of both kinds, so a table means the same on every system.
     foreign = PureWindowsPath(name)
