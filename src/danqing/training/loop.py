@@ -236,6 +236,11 @@ class Training:
         with self.averaged():
             losses = held_out_losses(self.subject, self.held_out, on=True)
             found = measured(losses, self.best.base)
+            if not math.isfinite(found.loss):
+                raise TrainingError(
+                    f"the held-out loss is {found.loss} at step {self.step}; lower the rate, with "
+                    "another --out"
+                )
             best = found.loss < self.best.loss
             if best:
                 self.best.step, self.best.loss = self.step, found.loss
@@ -260,7 +265,7 @@ class Training:
             kept = f"; the last good state is in {self.folder}"
         raise TrainingError(
             f"{what} at step {self.step + 1} (pictures: {printable(named, LONGEST)}){kept}. Lower "
-            "the rate, or leave these pictures out"
+            "the rate, or leave these pictures out, with another --out"
         )
 
     def _parts(self) -> dict[str, checkpoint.Stateful]:

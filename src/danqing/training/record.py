@@ -4,11 +4,11 @@ Stands between ``run.train`` and whoever watches: events pass through as they ar
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danqing.errors import DanqingError
+from danqing.errors import DanqingError, OutputError
 from danqing.training import report, results, sheet
 from danqing.training.journal import Journal
 from danqing.training.loop import ASKED, TIME, Due, Evaluated, Event, Saved, Stepped
@@ -76,8 +76,9 @@ class Recorder:
 
     def fail(self, reason: str) -> None:
         if self._journal is not None:
-            self._journal.end(reason, predicted=self._predicted)
-            report.write(self._folder)
+            with suppress(OutputError):  # on a full disk the reason is still told to the caller
+                self._journal.end(reason, predicted=self._predicted)
+                report.write(self._folder)
 
     # ---- the parts ------------------------------------------------------------------------
 

@@ -112,7 +112,11 @@ def train(
             examples = prepare.some_examples(settings, place, pictures, cache)
             yield Quantised(rounding(network, place.folder, examples))
         base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
-        identity = {"the data": pictures.digest, "the model": base["fingerprint"]}
+        identity = {
+            "the data": pictures.digest,
+            "the model": base["fingerprint"],
+            "the dtype": str(place.dtype).removeprefix("torch."),
+        }
         training = prepare.begin(settings, network, place, pictures, cache, folder, identity)
         results.write_settings(settings, folder)
         if training.step:

@@ -54,7 +54,7 @@ FREE = frozenset(
     )
 ) | {"prompts", "sample_steps", "sample_guidance", "sample_seeds", "few_step", "naming", "cache"}
 # Compared by what they hold, wherever that lies.
-NAMED = frozenset(("data", "model"))
+NAMED = frozenset(("data", "model", "dtype"))
 # What names files, and what names a file or something known.
 UNIT = 16  # pixels; sizes are multiples of it
 PATHS, NAMES = ("data", "out", "cache"), ("model", "few_step")
