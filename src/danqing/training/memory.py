@@ -1,9 +1,12 @@
 """Less memory for the same step: blocks computed twice, and frozen weights in eight bits.
 
-Both are put on a built network from outside; ``models`` knows nothing of them.
+Both are put on a built network from outside; ``models`` knows nothing of them. And a word with the
+C library, which on a CPU would keep as much again.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import torch

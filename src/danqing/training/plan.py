@@ -197,7 +197,8 @@ class Run:
     def load(self) -> int:
         """A matrix on its way into eight bits is there in its own dtype, and twice in float32."""
         if self.settings.quantise != "none":
-            return max(READ_AT_ONCE, (self.dtype.itemsize + 8) * self.largest)
+            read = min(READ_AT_ONCE, weight_bytes(self.network, self.dtype))
+            return max(read, (self.dtype.itemsize + 8) * self.largest)
         return min(READ_AT_ONCE, self.weights) if self.cpu else 0
 
     def update(self) -> int:

@@ -154,9 +154,11 @@ def plan(settings: Settings, place: Place, pictures: Pictures) -> Plan:
     """The memory plan; TrainingError if it does not fit."""
     config = prepare.transformer_config(place)
     shapes = prepare.largest_pack(settings, place, pictures)
+    around = prepare.around(settings, place, shapes, pictures)
     free = memory.free_memory(place.device)
-    now = process_bytes() if place.device.type == "cpu" else 0
-    return check_fits(config, prepare.with_dtype(settings, place), shapes, now, free)
+    known = prepare.with_dtype(settings, place)
+    found = check_fits(config, known, shapes, 0, free, around)
+    return replace(found, process=own_bytes(place.device))
 
 
 @dataclass(frozen=True)
@@ -180,21 +182,25 @@ class Outlook:
 def outlook(settings: Settings, device: torch.device) -> Outlook:
     """The memory plan, with the largest pictures of the data, or without any."""
     place = prepare.place_of(settings, device)
-    if settings.data:
-        shapes = prepare.largest_pack(settings, place, prepare.find_pictures(settings, place))
+    pictures = prepare.find_pictures(settings, place) if settings.data else None
+    if pictures is not None:
+        shapes = prepare.largest_pack(settings, place, pictures)
     else:
         shapes = prepare.usual_pack(settings, place)
+    around = prepare.around(settings, place, shapes, pictures)
     config, known = prepare.transformer_config(place), prepare.with_dtype(settings, place)
-    now = process_bytes() if device.type == "cpu" else 0
     switched = replace(known, checkpointing=not known.checkpointing)
+    own = make_plan(config, known, shapes, 0, around)
+    other = make_plan(config, switched, shapes, 0, around)
+    now = own_bytes(device)
     rows, columns, text = shapes[0]
     side = prepare.unit(place)
     return Outlook(
-        plan=make_plan(config, known, shapes, now),
-        other=make_plan(config, switched, shapes, now),
+        plan=replace(own, process=now),
+        other=replace(other, process=now),
         pack=f"{len(shapes)} x {columns * side}x{rows * side} with {text} tokens of text",
         free=memory.free_memory(device),
-        savings=savings(config, known, shapes),
+        savings=savings(config, known, shapes, around),
     )
 
 
@@ -207,6 +213,12 @@ def found(pictures: Pictures) -> Found:
 
 
 # ---- memory -----------------------------------------------------------------------------------
+
+
+def own_bytes(device: torch.device) -> int:
+    """What the process holds before the training, of the memory that is planned. To be asked after
+    the plan was made: torch's simulation stays in memory."""
+    return process_bytes() if device.type == "cpu" else 0
 
 
 def process_bytes() -> int:
