@@ -221,7 +221,7 @@ def packed(value: Any) -> bytes:
 def test_a_state_of_another_making(own: Settings, tmp_path: Path, content: bytes) -> None:
     killed_after(own, 3)
     state = tmp_path / "mine.run" / checkpoint.STATE
-    state.write_bytes(hashlib.sha256(content).digest() + content)
+    state.write_bytes(content + hashlib.sha256(content).digest())
     assert str(tmp_path / "mine.run") in refusal(own, TrainingError)
 
 

@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import torch
 
@@ -13,6 +14,7 @@ from danqing import atomic
 from danqing.errors import TrainingError
 
 STATE, BEFORE = "state.pt", "state-before.pt"
+STAMP = 32  # bytes of a SHA-256
 
 
 class Stateful(Protocol):
@@ -24,18 +26,50 @@ def save(
     folder: Path, step: int, settings: Mapping[str, Any], parts: Mapping[str, Stateful]
 ) -> None:
     """Write the state; the one before is kept beside it until the next."""
-    content = io.BytesIO()
     states = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"step": step, "settings": json.dumps(dict(settings)), "parts": states}, content)
-    data = content.getvalue()
-    stamp = hashlib.sha256(data).digest()  # a state that was cut short is known by it
+    state = {"step": step, "settings": json.dumps(dict(settings)), "parts": states}
     current = folder / STATE
     try:
         if current.exists():
             current.replace(folder / BEFORE)
     except OSError as error:
         raise atomic.unwritable(folder / BEFORE, error) from error
-    atomic.write(current, lambda file: file.write(stamp + data))
+    atomic.write(current, partial(write, state))
+
+
+def write(state: Mapping[str, Any], file: BinaryIO) -> None:
+    """The state, then the SHA-256 of it, by which one that was cut short is known.
+
+    It goes to the file as it comes: of all weights a copy would be as large as the training.
+    """
+    stamped = Stamped(file)
+    try:
+        torch.save(state, cast(BinaryIO, stamped))
+    except RuntimeError as error:  # torch's own, in place of what the system said
+        raise stamped.failure or error from error
+    file.write(stamped.digest())
+
+
+class Stamped:
+    """A file that is only written to, with the SHA-256 of all that was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
 
 
 def exists(folder: Path) -> bool:
@@ -57,8 +91,8 @@ def load(folder: Path) -> dict[str, Any] | None:
             continue
         except OSError as error:
             raise TrainingError(f"cannot read {folder / name}: {error.strerror}") from error
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return opened(content[32:], folder / name)
+        if is_whole(content):
+            return opened(content[:-STAMP], folder / name)
         damaged.append(name)
     if damaged:
         raise TrainingError(
@@ -110,14 +144,15 @@ def resume(
         )
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    if not whole(folder / STATE):  # or the next save would put it in the good one's place
-        (folder / STATE).unlink(missing_ok=True)
+    path = folder / STATE
+    if path.exists() and not is_whole(path.read_bytes()):
+        path.unlink()  # or the next save would put it in the good one's place
     return int(state["step"])
 
 
-def whole(path: Path) -> bool:
-    content = path.read_bytes() if path.exists() else b""
-    return hashlib.sha256(content[32:]).digest() == content[:32]
+def is_whole(content: bytes) -> bool:
+    view = memoryview(content)
+    return len(content) > STAMP and hashlib.sha256(view[:-STAMP]).digest() == content[-STAMP:]
 
 
 def plain(value: Any) -> Any:

@@ -39,8 +39,6 @@ QUANTISED_LAYERS = (".qkv.", ".out.", ".mlp_in.", ".mlp_out.", ".mod.")
 LIBRARIES = 30 * 1024**2
 # Of what comes and goes: gaps that the allocator leaves.
 ROOM = 0.05
-# ``checkpoint.save`` has the state as a file's content, and a second time with its checksum.
-SAVED_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -216,10 +214,10 @@ class Run:
         return max(forward_bytes(self.config, self.settings, pack), 4 * self.trained)
 
     def save(self) -> int:
-        state = SAVED_COPIES * (4 * self.trained + self.optimiser + self.average)
-        # All weights are written as a model as well: a copy, a shard of it, and its content.
-        shard = min(SHARD_BYTES, 2 * self.trained)
-        return max(state, 4 * self.trained + 2 * shard if self.settings.kind == "full" else 0)
+        """The state goes to its file as it comes. Of all weights a model is written: the live ones
+        are put aside, and there are a shard and its content. An adapter is written likewise."""
+        shard = min(SHARD_BYTES, 2 * self.trained) if self.settings.kind == "full" else 0
+        return 4 * self.trained + (2 * shard or 8 * self.trained)
 
     def paint(self, around: Around) -> int:
         """With guidance two evaluations ride together; then comes the decoder."""
