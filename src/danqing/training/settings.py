@@ -15,6 +15,7 @@ from danqing.adapters.refusal import printable
 from danqing.adapters.targets import Target
 from danqing.adapters.write import NAMINGS, kind_of
 from danqing.errors import DanqingError, TrainingError
+from danqing.training.kinds import NUMBER, check_type, is_one, is_sound
 from danqing.training.loss import SIGMAS, WEIGHTINGS
 from danqing.training.memory import QUANTISED
 from danqing.training.optimise import OPTIMISERS, SCHEDULES
@@ -266,47 +267,6 @@ def make(values: Mapping[str, Any]) -> Settings:
         if field.name in lists:
             check_type(field.name, lists[field.name], getattr(Settings(), field.name))
     return replace(Settings(), **lists)
-
-
-NUMBER = (int, float)
-# Those that may be left out, with an example; and what lists hold.
-OPTIONAL: dict[str, Any] = {
-    "alpha": 16.0, "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4,
-    "minutes": 30.0, "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
-}  # fmt: skip
-ITEMS: dict[str, Any] = {
-    "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
-    "nodes": NUMBER, "sample_seeds": int, "size": int,
-}  # fmt: skip
-
-
-def check_type(name: str, value: Any, default: Any) -> None:
-    """The value is of the default's kind, a whole number passing for any number."""
-    if name in OPTIONAL and value is None:
-        return
-    like = OPTIONAL.get(name, default)
-    kinds = {bool: bool, int: int, float: NUMBER, str: str, tuple: tuple}
-    kind = (*NUMBER, str) if name == "shift" else kinds[type(like)]
-    if not is_one(value, kind) or not all(is_one(own, ITEMS[name]) for own in items(name, value)):
-        shown = (list(like) or ["..."]) if isinstance(like, tuple) else like
-        raise TrainingError(f"{name} {value!r} must be like {shown!r}")
-    for text in (value, *items(name, value)):
-        if isinstance(text, str) and not is_sound(text):
-            raise TrainingError(f"--{name} {text!r} holds characters that no file can; change it")
-
-
-def is_one(value: Any, kind: Any) -> bool:
-    """Whether it is of the kind; a truth is no number, though Python says so."""
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def is_sound(text: str) -> bool:
-    """Whether it is whole Unicode, and can be a part of a path."""
-    return "\0" not in text and text.encode(errors="ignore").decode() == text
-
-
-def items(name: str, value: Any) -> tuple[Any, ...]:
-    return value if name in ITEMS else ()
 
 
 RANGES: dict[str, tuple[float, float]] = {
