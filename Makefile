@@ -8,7 +8,7 @@ demo: .venv/run
 	$(BIN)/danqing generate "$(PROMPT)" --out outputs
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-gpu: .venv/dev
 	$(BIN)/python -m pytest -q -m gpu
