@@ -28,7 +28,7 @@ ODD: list[dict[str, Any]] = [
     *({"threads": threads} for threads in (0, -1, 1.5, "x")),
     *({"dtype": dtype} for dtype in ("int3", 5, "")),
     *({"save_dtype": dtype} for dtype in ("int3", None)),
-    *({"background": colour} for colour in ("nocolour", "", "rgb(1", 5)),
+    *({"background": colour} for colour in ("nocolour", "", "rgb(1", 5, "#ffffff80")),
     *({"shift": shift} for shift in (NAN, INF, 0, -1.0, True, 1e308, "high", [1.0])),
     *({"nodes": nodes} for nodes in ([], [0.0], [2.0], [-1.0], ["a"], [NAN], [[1.0]], 0.5, [True])),
     *({"targets": targets} for targets in ([], [5], "usual", [["usual"]])),

@@ -7,6 +7,7 @@ the transformer, with what is trained beside it.
 import gc
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from danqing.training.data.pictures import Picture, plan
 from danqing.training.data.records import Source
 from danqing.training.loop import Training
 from danqing.training.loss import Draw, Example, sigma_sampler
-from danqing.training.measure import SIGMAS
+from danqing.training.measure import SIGMAS, levels_at_once
 from danqing.training.memory import (
     checkpoint_blocks,
     lay_large_tensors_apart,
@@ -231,9 +232,11 @@ def begin(
 def some_examples(
     settings: Settings, place: Place, pictures: Pictures, cache: Cache
 ) -> list[Example]:
-    """The first picture at every level of the held-out loss."""
+    """The first picture at as many levels of the held-out loss as one pack takes, spread evenly."""
     stock = Stock(pictures.learnt[:1], Shelf(cache), taken(settings, place))
-    return stock.fixed(SIGMAS)[0]
+    patches = len(stock.fixed(SIGMAS[:1])[0][0].clean)
+    step = math.ceil(len(SIGMAS) / levels_at_once(patches))
+    return stock.fixed(SIGMAS[(step - 1) // 2 :: step])[0]
 
 
 def taken(settings: Settings, place: Place) -> Take:

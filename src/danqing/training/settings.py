@@ -334,14 +334,20 @@ def check_more(settings: Settings) -> None:
             raise TrainingError(f"{name} {value!r} must be at least {least}")
     for name in ("save_dtype", "dtype"):
         check_dtype(name, getattr(settings, name))
-    try:
-        ImageColor.getrgb(settings.background)
-    except ValueError as error:
-        raise TrainingError(
-            f"background {settings.background!r} is no colour; give one like #ffffff"
-        ) from error
+    check_colour(settings.background)
     for entry in settings.data:
         check_entry(entry)
+
+
+def check_colour(background: str) -> None:
+    try:
+        channels = len(ImageColor.getrgb(background))
+    except ValueError:
+        channels = 0
+    if channels != 3:
+        raise TrainingError(
+            f"background {background!r} is no colour without alpha; give one like #ffffff"
+        )
 
 
 def check_dtype(name: str, value: str | None) -> None:

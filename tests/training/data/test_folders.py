@@ -63,6 +63,15 @@ def test_a_text_or_a_mask_without_a_picture_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_two_captions_of_one_picture_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    write(tmp_path / "a.txt", "fox")
+    write(tmp_path / "a.TXT", "wolf")
+    faults = [found.text for found in read(tmp_path) if isinstance(found, Fault)]
+    lower, upper = tmp_path / "a.txt", tmp_path / "a.TXT"
+    assert faults == [f"{upper} and {lower} belong to one picture; leave one of them out"]
+
+
 def test_captions_that_cannot_be_read(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     write(tmp_path / "a.txt", "狐狸".encode("gbk"))

@@ -27,8 +27,9 @@ from danqing.training.data.records import Place, Record, Source
 def read_folder(folder: Path, source: Source) -> Iterator[Finding]:
     """The pictures in a folder, in the order of their names."""
     files = files_under(folder)
-    captions = {stem(path): path for path in files if path.suffix.lower() == ".txt"}
-    masks = {stem(path): path for path in files if path.name.lower().endswith(MASK)}
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    parts = [path for path in files if path.name.lower().endswith(MASK)]
+    captions, masks = ({stem(path): path for path in own} for own in (texts, parts))
     pictures = [path for path in files if is_picture(path.name)]
     if not pictures:
         yield Fault(f"{folder}: holds no picture; a picture ends in {', '.join(SUFFIXES)}")
@@ -38,9 +39,12 @@ def read_folder(folder: Path, source: Source) -> Iterator[Finding]:
         except DataError as error:
             yield Fault(str(error))
     stems = {stem(path) for path in pictures}
-    for path in (*captions.values(), *masks.values()):
+    owns = [captions[stem(path)] for path in texts] + [masks[stem(path)] for path in parts]
+    for path, own in zip((*texts, *parts), owns, strict=True):
         if stem(path) not in stems:
             yield Note(f"{path} has no picture beside it and is left aside")
+        elif path != own:  # they differ in the case of their suffixes
+            yield Fault(f"{path} and {own} belong to one picture; leave one of them out")
 
 
 def _record(path: Path, captions: Path | None, mask: Path | None, source: Source) -> Record:

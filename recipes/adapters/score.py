@@ -1,0 +1,241 @@
+"""Stage `score`: what the shipped adapters do, and what they leave alone; renews RESULTS.md.
+
+Every share is of pictures that nothing was chosen from, of one seed for each text.
+"""
+
+import itertools
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import danqing
+from recipes.adapters import data, detect, glyphs, judges
+from recipes.adapters.config import Place
+from recipes.adapters.paint import Adapters, decoded, paint, pipeline
+from recipes.adapters.train import EXAMPLES
+from recipes.mini import judge as mini_judge
+from recipes.mini.captions import phrase, prompts
+from recipes.mini.colours import WHITE
+from recipes.mini.concepts import Concept
+from recipes.mini.files import write_atomic
+from recipes.mini.judge import Judge
+from recipes.mini.score import GUIDANCE, SEED, STEPS, ground, scored_facts
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+SUNSET, DANDAN = (str(EXAMPLES / f"{name}.safetensors") for name in ("sunset", "dandan"))
+SEEDS = (1, 2, 3)  # of the character
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who says what a picture shows."""
+
+    place: Place
+
+    @cached_property
+    def style(self) -> Judge:
+        return judges.load("style", self.place)
+
+    @cached_property
+    def subject(self) -> Judge:
+        return judges.load("subject", self.place)
+
+    @cached_property
+    def mini(self) -> Judge:
+        return mini_judge.load(self.place.mini)
+
+    def named(self, judge: Judge, images: np.ndarray, concepts: Sequence[Concept]) -> float:
+        """Share of pictures that the judge calls by their names."""
+        classes = {concept.hex: number for number, concept in enumerate(self.place.concepts)}
+        labels = torch.tensor([classes[concept.hex] for concept in concepts])
+        return (judge.classify(images).argmax(dim=1) == labels).float().mean().item()
+
+    def grounds(self, images: np.ndarray, backgrounds: Sequence[str]) -> float:
+        own = self.place.mini_config.data
+        right = [ground(i, own) == b for i, b in zip(images, backgrounds, strict=True)]
+        return float(np.mean(right))
+
+
+def run(place: Place) -> None:
+    own = Judges(place)
+    sections = [head(), *sunset(place, own), *dandan(place, own), *both(place, own)]
+    text = "\n".join([*sections, *judged(place)]) + "\n"
+    write_atomic(place.runs / "score.md", text.encode())
+    print(text)
+    publish(text)
+
+
+def head() -> str:
+    return (
+        f"Model {pipeline().model.fingerprint}, {STEPS} steps, guidance {GUIDANCE:g}; torch "
+        f"{torch.__version__} on {platform.machine()}, danqing {danqing.__version__}. "
+        "Command: `python -m recipes.adapters judges score`."
+    )
+
+
+# ---- the style --------------------------------------------------------------------------------
+
+
+def sunset(place: Place, own: Judges) -> list[str]:
+    taught = glyphs.taught_concepts(place)
+    others = [concept for concept in place.concepts if concept not in taught]
+    rows = []
+    for name, concepts in (("not taught", others), ("taught", taught)):
+        rows += style_rows(place, own, concepts, name)
+    columns = ("things", "prompts", "adapter", "sunset", "thing")
+    return ["", "## sunset", "", *table(columns, rows)]
+
+
+def style_rows(place: Place, own: Judges, concepts: list[Concept], name: str) -> list[Row]:
+    """Each thing in English and Chinese."""
+    config, doubled, rows = place.config.sunset, [c for c in concepts for _ in range(2)], []
+    ways = {
+        "name the style": (config.trigger_en, config.trigger_zh),
+        "do not": ("", ""),
+    }
+    for words, style in ways.items():
+        texts = [text for c in concepts for text in phrase(data.with_style(c, *style))]
+        for used, adapters in without_and_with(SUNSET):
+            images = paint(place, texts, [SEED] * len(texts), adapters)
+            shares = detect.share(own.style, images), own.named(own.mini, images, doubled)
+            rows.append((f"{name} ({len(texts)})", words, used, *map(percent, shares)))
+    return rows
+
+
+def without_and_with(adapter: str) -> tuple[tuple[str, Adapters], ...]:
+    return (("no", {}), ("yes", {adapter: 1.0}))
+
+
+# ---- the subject ------------------------------------------------------------------------------
+
+
+def dandan(place: Place, own: Judges) -> list[str]:
+    seen = place.config.dandan.backgrounds
+    colours = [c for c in (WHITE, *place.mini_config.data.backgrounds) if c not in ("red",)]
+    rows = []
+    for name, grounds in (
+        ("backgrounds of the six pictures", [c for c in colours if c in seen]),
+        ("other backgrounds", [c for c in colours if c not in seen]),
+        ("red, its own colour", ["red"]),
+    ):
+        rows += subject_rows(place, own, grounds, name)
+    return [
+        "",
+        "## dandan",
+        "",
+        *table(("prompts with its name", "adapter", "Dandan", "ground"), rows),
+        "",
+        *table(
+            ("prompts of other things", "adapter", "thing", "ground", "Dandan"),
+            other_rows(place, own),
+        ),
+    ]
+
+
+def subject_rows(place: Place, own: Judges, grounds: list[str], name: str) -> list[Row]:
+    every = list(itertools.product(grounds, range(4), SEEDS))
+    texts = [data.dandan_captions(g, "dandan")[form] for g, form, _ in every]
+    rows = []
+    for used, adapters in without_and_with(DANDAN):
+        images = paint(place, texts, [seed for *_, seed in every], adapters)
+        shares = (
+            detect.share(own.subject, images),
+            own.grounds(images, [g for g, *_ in every]),
+        )
+        rows.append((f"{name} ({len(texts)})", used, *map(percent, shares)))
+    return rows
+
+
+def other_rows(place: Place, own: Judges) -> list[Row]:
+    """All 120 things, before white and before a colour that they can be told from."""
+    facts = scored_facts(place.mini_config.data, place.mini)
+    texts = [prompts(f)[n // 2 % 2] for n, f in enumerate(facts)]
+    rows = []
+    for used, adapters in without_and_with(DANDAN):
+        images = paint(place, texts, [SEED] * len(texts), adapters)
+        shares = (
+            own.named(own.mini, images, [f.concept for f in facts]),
+            own.grounds(images, [f.background for f in facts]),
+            detect.share(own.subject, images),
+        )
+        rows.append((f"all 120 ({len(texts)})", used, *map(percent, shares)))
+    return rows
+
+
+# ---- both -------------------------------------------------------------------------------------
+
+
+def both(place: Place, own: Judges) -> list[str]:
+    """The character in the style: two adapters that were trained apart, added."""
+    config = place.config.sunset
+    texts = [f"dandan, {config.trigger_en}", f"dandan，{config.trigger_zh}"]
+    every = list(itertools.product(texts, range(10)))
+    adapters = {SUNSET: 1.0, DANDAN: 1.0}
+    images = paint(place, [text for text, _ in every], [seed for _, seed in every], adapters)
+    style, subject = (percent(detect.share(d, images)) for d in (own.style, own.subject))
+    return [
+        "",
+        f"Both adapters at once, `{texts[0]}` and in Chinese ({len(every)}): sunset {style}, "
+        f"Dandan {subject}.",
+    ]
+
+
+# ---- how good the judges are ------------------------------------------------------------------
+
+
+def judged(place: Place) -> list[str]:
+    lines = ["", "## The judges on real drawings", ""]
+    columns = (
+        "drawings of things not learnt from",
+        "pictures",
+        "as drawn",
+        "blurred",
+        "after the VAE",
+    )
+    for name in ("style", "subject"):
+        rows = [
+            (what, str(f["pictures"]), *(percent(f[w]) for w in ("drawn", "blurred", "decoded")))
+            for what, f in judges.facts_of(name, place).items()
+        ]
+        lines += [f"Detector of the {name}, right answers:", "", *table(columns, rows), ""]
+    return lines + ceiling(place)
+
+
+def ceiling(place: Place) -> list[str]:
+    """What mini's judge names of real drawings, before plain colours and before the sky."""
+    bank, rows = glyphs.mini_bank(place), []
+    kinds = {"plain": judges.renders, "sunset": judges.skies}
+    codes = {concept.hex: concept for concept in place.concepts}
+    doubled = [codes[code] for _, code in bank]
+    own = Judges(place)
+    for name, draw in kinds.items():
+        images = draw(place, list(bank.values()), f"ceiling {name}")
+        shares = (own.named(own.mini, way, doubled) for way in (images, decoded(images)))
+        rows.append((name, str(len(images)), *map(percent, shares)))
+    columns = ("drawings of all 120", "pictures", "as drawn", "after the VAE")
+    return ["Things that mini's judge names right:", "", *table(columns, rows)]
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
+
+
+def publish(text: str) -> None:
+    """Put the tables between the two marks of RESULTS.md."""
+    start, end = "<!-- score -->\n", "<!-- /score -->\n"
+    before, rest = RESULTS.read_text(encoding="utf-8").split(start, 1)
+    after = rest.split(end, 1)[1]
+    write_atomic(RESULTS, (before + start + "\n" + text + "\n" + end + after).encode())
