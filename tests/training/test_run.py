@@ -1,6 +1,8 @@
 """A whole training with the tiny model: from pictures to the file, and on from there."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,14 @@ def test_settings_that_cannot_be(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TrainingError, match=message):
         told(read(None, {**own.plain(), **values}))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux hands on from parent to child")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    program = (
+        "import torch; from danqing.training.run import peak_bytes; "
+        "print(peak_bytes(torch.device('cpu')))"
+    )
+    large = b"\1" * 1024**3
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert 0 < int(done.stdout) < len(large)

@@ -39,7 +39,7 @@ QUANTISED_LAYERS = (".qkv.", ".out.", ".mlp_in.", ".mlp_out.", ".mod.")
 LIBRARIES = 30 * 1024**2
 # Of what comes and goes: gaps that the allocator leaves.
 ROOM = 0.05
-# Small tensors, whose sizes change with the captions, leave more of them. With `mini`, whose tensors
+# Small tensors, whose sizes change with the captions, leave more. With `mini`, whose tensors
 # are all small, 87 MB lay idle beside 45 MB of activations; larger ones are mapped one by one.
 GAPS = 64 * 1024**2
 

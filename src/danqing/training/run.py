@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,8 +232,14 @@ def process_bytes() -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that was held at any time so far."""
+    """The most that was held at any time so far.
+
+    Linux's resource usage starts with the peak of the process that started this one.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
