@@ -65,7 +65,7 @@ class Judges:
 def run(place: Place) -> None:
     own = Judges(place)
     sections = [head(), *sunset(place, own), *dandan(place, own), *both(place, own)]
-    text = "\n".join([*sections, *judged(place)]) + "\n"
+    text = "\n".join([*sections, *judged(place, own)]) + "\n"
     write_atomic(place.runs / "score.md", text.encode())
     print(text)
     publish(text)
@@ -117,7 +117,7 @@ def without_and_with(adapter: str) -> tuple[tuple[str, Adapters], ...]:
 
 def dandan(place: Place, own: Judges) -> list[str]:
     seen = place.config.dandan.backgrounds
-    colours = [c for c in (WHITE, *place.mini_config.data.backgrounds) if c not in ("red",)]
+    colours = [c for c in (WHITE, *place.mini_config.data.backgrounds) if c != "red"]
     rows = []
     for name, grounds in (
         ("backgrounds of the six pictures", [c for c in colours if c in seen]),
@@ -189,7 +189,7 @@ def both(place: Place, own: Judges) -> list[str]:
 # ---- how good the judges are ------------------------------------------------------------------
 
 
-def judged(place: Place) -> list[str]:
+def judged(place: Place, own: Judges) -> list[str]:
     lines = ["", "## The judges on real drawings", ""]
     columns = (
         "drawings of things not learnt from",
@@ -204,16 +204,15 @@ def judged(place: Place) -> list[str]:
             for what, f in judges.facts_of(name, place).items()
         ]
         lines += [f"Detector of the {name}, right answers:", "", *table(columns, rows), ""]
-    return lines + ceiling(place)
+    return lines + ceiling(place, own)
 
 
-def ceiling(place: Place) -> list[str]:
+def ceiling(place: Place, own: Judges) -> list[str]:
     """What mini's judge names of real drawings, before plain colours and before the sky."""
     bank, rows = glyphs.mini_bank(place), []
     kinds = {"plain": judges.renders, "sunset": judges.skies}
     codes = {concept.hex: concept for concept in place.concepts}
     doubled = [codes[code] for _, code in bank]
-    own = Judges(place)
     for name, draw in kinds.items():
         images = draw(place, list(bank.values()), f"ceiling {name}")
         shares = (own.named(own.mini, way, doubled) for way in (images, decoded(images)))

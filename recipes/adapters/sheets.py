@@ -17,6 +17,7 @@ from recipes.mini.score import SEED
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SCALE, GAP = 2, 4
+WIDE = 10  # pictures of the style that are shown
 # None of these things is among those that the style was trained on.
 STYLED = (
     "a fox, sunset style",
@@ -55,9 +56,6 @@ def run(place: Place) -> None:
     write(PICTURES / "dandan-data.png", taught)
     taught = [np.stack([image for image, _ in data.sunset_samples(place)][:WIDE])]
     write(PICTURES / "sunset-data.png", taught)
-
-
-WIDE = 10
 
 
 def row(place: Place, texts: Sequence[str], adapters: Adapters) -> np.ndarray:

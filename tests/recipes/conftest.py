@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from recipes.mini import config as recipe_config
@@ -49,3 +50,12 @@ def runs(tmp_path: Path) -> Path:
         ImageDraw.Draw(image).ellipse([4, 4, 43, 43], fill=(*rgb, 255))
         image.save(assets / f"{code}.webp", lossless=True)
     return tmp_path
+
+
+@pytest.fixture
+def one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -24,15 +24,7 @@ from recipes.adapters.train import EXAMPLES, NAMES
 from recipes.mini.concepts import choose_concepts
 
 TOML = Path(recipe_config.__file__).with_name("adapters.toml")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -10,14 +10,7 @@ from recipes.mini.concepts import choose_concepts
 from recipes.mini.files import read_json
 from recipes.mini.views import draw_views
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -234,9 +234,9 @@ def some_examples(
 ) -> list[Example]:
     """The first picture at as many levels of the held-out loss as one pack takes, spread evenly."""
     stock = Stock(pictures.learnt[:1], Shelf(cache), taken(settings, place))
-    patches = len(stock.fixed(SIGMAS[:1])[0][0].clean)
-    step = math.ceil(len(SIGMAS) / levels_at_once(patches))
-    return stock.fixed(SIGMAS[(step - 1) // 2 :: step])[0]
+    examples = stock.fixed(SIGMAS)[0]
+    step = math.ceil(len(examples) / levels_at_once(len(examples[0].clean)))
+    return examples[(step - 1) // 2 :: step]
 
 
 def taken(settings: Settings, place: Place) -> Take:
