@@ -1,83 +1,91 @@
-"""The glyph bank: one RGBA raster for each style and concept, cut to the drawing and centred.
+"""The glyph bank: every drawing of every style, cut to what is seen, at one scale.
 
-All glyphs fill the same square, so that a concept has the same size in every style. The rasters
-are kept in ``art/STYLE.npz`` and made again when the package or the wanted concepts change.
+A style is one file of raw RGBA bytes, mapped into memory (processes share it), and an index that
+tells where each glyph starts and how large it is. The longer side is always ``SIDE``, so that a
+concept has the same size in every style.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from recipes.mini.concepts import Concept
+from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.config import Config
 from recipes.mini.fetch import package_folder
-from recipes.mini.files import read_json, write_atomic
+from recipes.mini.files import read_json, write_atomic, write_json
 from recipes.mini.styles import Style, find_style
 
-CELL = 192  # three times a 64-pixel picture: drawn large, reduced once
-Bank = dict[tuple[str, str], Image.Image]
+SIDE = 124  # as large as a thing gets in a picture whose shorter side is 128
+DRAWN = 2 * SIDE  # vectors are drawn larger and reduced once
 Draw = Callable[[str], Image.Image | None]
+Key = tuple[str, str]  # style, code points
 
 
-def load_bank(config: Config, concepts: list[Concept], runs: Path) -> Bank:
-    """The glyphs of every chosen style; a concept that a style lacks is an error."""
-    bank: Bank = {}
+class Bank(Mapping[Key, Image.Image]):
+    """(style, hex) -> RGBA picture; styles lack some concepts."""
+
+    def __init__(self, folder: Path, styles: tuple[str, ...]) -> None:
+        self.places: dict[Key, list[int]] = {}
+        self.pixels: dict[str, np.ndarray] = {}
+        for style in styles:
+            self.pixels[style] = np.memmap(folder / f"{style}.rgba", np.uint8, mode="r")
+            index = read_json(folder / f"{style}.json")["glyphs"]
+            self.places |= {(style, code): place for code, place in index.items()}
+
+    def __getitem__(self, key: Key) -> Image.Image:
+        start, width, height = self.places[key]
+        flat = self.pixels[key[0]][start : start + 4 * width * height]
+        return Image.fromarray(flat.reshape(height, width, 4))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.places
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def load_bank(config: Config, runs: Path) -> Bank:
+    """The glyphs of all styles, drawn now where they are not yet."""
     for name in config.data.styles:
-        for concept, glyph in zip(concepts, load_style(name, config, concepts, runs), strict=True):
-            bank[name, concept.hex] = Image.fromarray(glyph)
-    return bank
+        if draw_style(name, config, read_concepts(), runs):
+            print(f"art: {name} drawn", flush=True)
+    return Bank(runs / "art", config.data.styles)
 
 
-def load_style(name: str, config: Config, concepts: list[Concept], runs: Path) -> np.ndarray:
-    style = find_style(name)
-    key = f"{CELL} {config.packages[style.package].integrity} {[c.hex for c in concepts]}"
-    path = runs / "art" / f"{name}.npz"
-    if path.exists():
-        with np.load(path) as cache:
-            if str(cache["key"]) == key:
-                return np.asarray(cache["glyphs"])
-    draw = open_art(style, runs)
-    glyphs = np.stack([np.asarray(make_glyph(draw, style, name, concept)) for concept in concepts])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, key=key, glyphs=glyphs)
-    write_atomic(path, buffer.getvalue())
-    return glyphs
+def draw_style(name: str, config: Config, concepts: tuple[Concept, ...], runs: Path) -> bool:
+    """False if the files are there; the index, written last, tells what they were made of."""
+    style, index_path = find_style(name), runs / "art" / f"{name}.json"
+    made_of = [SIDE, config.packages[style.package].integrity, [c.hex for c in concepts]]
+    if index_path.exists() and read_json(index_path)["made_of"] == made_of:
+        return False
+    draw, parts, index, start = open_art(style, runs), [], {}, 0
+    for concept in concepts:
+        glyph = cut(draw(concept.hex))
+        if glyph is not None:
+            parts.append(glyph.tobytes())
+            index[concept.hex] = [start, *glyph.size]
+            start += len(parts[-1])
+    write_atomic(runs / "art" / f"{name}.rgba", b"".join(parts))
+    write_json(index_path, {"made_of": made_of, "glyphs": index})
+    return True
 
 
-def make_glyph(draw: Draw, style: Style, name: str, concept: Concept) -> Image.Image:
-    image = draw(concept.hex)
-    glyph = image and centre(image)
-    if glyph is None:
-        raise ValueError(
-            f"style {name!r} has no drawing of {concept.en!r} ({concept.hex}); "
-            "take the concept or the style out of [data]"
-        )
-    return fill_black(glyph) if style.silhouette_of else glyph
-
-
-def centre(image: Image.Image, pad: int = 2) -> Image.Image | None:
-    """Cut to what is seen, fit the longer side to the cell, centre; None if nothing is seen."""
-    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
-    if box is None:
+def cut(image: Image.Image | None) -> Image.Image | None:
+    """Only what is seen, its longer side scaled to ``SIDE``; None if nothing is."""
+    box = image and image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    if image is None or box is None:
         return None
     image = image.crop(box)
-    scale = (CELL - 2 * pad) / max(image.size)
+    scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    cell = Image.new("RGBA", (CELL, CELL))
-    at = ((CELL - size[0]) // 2, (CELL - size[1]) // 2)
-    cell.paste(image.resize(size, Image.Resampling.LANCZOS), at)
-    return cell
-
-
-def fill_black(glyph: Image.Image) -> Image.Image:
-    pixels = np.asarray(glyph).copy()
-    pixels[..., :3] = 0
-    pixels[..., 3][pixels[..., 3] <= 40] = 0  # soft shadows are not part of the outline
-    return Image.fromarray(pixels)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def open_art(style: Style, runs: Path) -> Draw:
@@ -115,7 +123,7 @@ def rasterise(icons: dict[str, Any], slug: str) -> Image.Image | None:
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" '
-        f'width="{2 * CELL}" height="{2 * CELL}">{icon["body"]}</svg>'
+        f'width="{DRAWN}" height="{DRAWN}">{icon["body"]}</svg>'
     )
     png = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")

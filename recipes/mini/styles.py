@@ -1,7 +1,8 @@
 """The styles of drawing: whose art it is, under which licence, and what captions call it.
 
 ``en[i]`` and ``zh[i]`` are translations of each other. Styles of share-alike art are left out on
-purpose: the model and its pictures are not share-alike.
+purpose: the model and its pictures are not share-alike. Left out, too, are the styles that adapters
+teach (pixel art, pencil, porcelain, fxemoji, streamline): `mini` must not have seen them.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Style:
-    """``slugs``: the package whose chars.json maps code points to this one's slugs, if another."""
+    """``slugs``: the package whose chars.json maps code points to this one's slugs, if another.
+
+    ``mono``: drawn in one colour, which is black where captions name none.
+    """
 
     package: str
     licence: str
@@ -17,7 +21,7 @@ class Style:
     en: tuple[str, ...]
     zh: tuple[str, ...]
     slugs: str | None = None
-    silhouette_of: str | None = None
+    mono: bool = False
 
 
 FLUENT_FLAT = "@iconify-json/fluent-emoji-flat"
@@ -66,14 +70,7 @@ STYLES = {
         "Microsoft Fluent Emoji",
         ("line icon", "line icon style", "monochrome line icon"),
         ("线条图标", "线条图标风格", "单色线条图标"),
-    ),
-    "silhouette": Style(
-        FLUENT_FLAT,
-        "MIT",
-        "Microsoft Fluent Emoji (filled)",
-        ("silhouette", "silhouette style", "black silhouette"),
-        ("剪影", "剪影风格", "黑色剪影"),
-        silhouette_of="flat",
+        mono=True,
     ),
 }
 
