@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 WHITE = "white"
+RGB = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Colour:
     zh: str
-    rgb: tuple[int, int, int]
+    rgb: RGB
 
 
 COLOURS = {
@@ -27,9 +28,15 @@ COLOURS = {
     "teal": Colour("青色", (32, 168, 168)),
     "beige": Colour("米色", (240, 226, 196)),
 }
+# What a thing can be dyed in: beige and light blue are told from white by nobody on a thing.
+TINTS = tuple(name for name in COLOURS if name not in ("beige", "light blue"))
 
 
 def find_colour(name: str) -> Colour:
     if name not in COLOURS:
         raise ValueError(f"colour {name!r} is unknown; known: {', '.join(COLOURS)}")
     return COLOURS[name]
+
+
+def distance(a: RGB, b: RGB) -> int:
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True))

@@ -1,47 +1,83 @@
-"""What can be seen in a picture, and which pictures are kept away from training."""
+"""What can be seen in a picture, and which combinations are kept away from training.
+
+The drawing and the captions both follow the facts, so captions in two languages are true of the
+same picture. Whatever the facts leave open (the exact place, shade or flip) is for chance.
+"""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recipes.mini.colours import WHITE
 from recipes.mini.concepts import Concept
 
+PLACES = (
+    "left", "right", "top", "bottom", "center",
+    "top left", "top right", "bottom left", "bottom right",
+)  # fmt: skip
+SIZES = ("small", "medium", "large")
+RELATIONS = ("left", "right", "above", "below")
+MOST = 5  # the largest count
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One colour, or fading down into a second one, or a landscape."""
+
+    colour: str = WHITE
+    fade: str | None = None
+    scene: str | None = None
+
+    @property
+    def name(self) -> str:
+        if self.scene:
+            return f"scene {self.scene}"
+        return f"{self.colour} to {self.fade}" if self.fade else self.colour
+
 
 @dataclass(frozen=True)
 class Facts:
-    """One thing in one style before one colour: what the drawing and the captions both follow."""
+    """``count`` of a concept, or one at a place or of a size, or one beside an ``other``.
+
+    ``relation``: where the concept is, seen from the other one.
+    """
 
     concept: Concept
     style: str
-    background: str
+    ground: Ground = Ground()
+    tint: str | None = None
+    count: int = 1
+    place: str | None = None
+    size: str | None = None
+    other: Concept | None = None
+    relation: str | None = None
 
     @property
     def plain(self) -> bool:
-        return self.background == WHITE
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One drawing of the facts; variants differ in place, size and shade only."""
-
-    facts: Facts
-    variant: int
-
-    @property
-    def id(self) -> str:
-        facts = self.facts
-        background = facts.background.replace(" ", "-")
-        return f"{facts.concept.hex}_{facts.style}_{background}_{self.variant}"
+        """Nothing but the thing itself, before white."""
+        return self == Facts(self.concept, self.style)
 
 
 def held_out(facts: Facts, percent: int) -> bool:
-    """Whether this concept on this background is never trained on, in any style.
+    """Whether training never sees this combination: nor anything else that holds it."""
+    return any(spread(f"v1|{cell}") % 100 < percent for cell in cells(facts))
 
-    Plain pictures never are held out: they are how a thing is learned at all. The rule hangs on
-    the words alone, so every edition holds out the same pairs.
+
+def cells(facts: Facts) -> Iterator[str]:
+    """Concept x style, concept x background, concept x count, and the pair, by their fixed names.
+
+    The rule hangs on the names alone, so every edition holds out the same ones. Plain backgrounds
+    and single things are never held out: they are how a thing is learned at all.
     """
-    key = f"v1|{facts.concept.hex}|bg|{facts.background}"
-    return not facts.plain and spread(key) % 100 < percent
+    things = [facts.concept] + ([facts.other] if facts.other else [])
+    for thing in things:
+        yield f"{thing.hex}|style|{facts.style}"
+        if facts.ground.name != WHITE:
+            yield f"{thing.hex}|bg|{facts.ground.name}"
+    if facts.count > 1:
+        yield f"{facts.concept.hex}|count|{facts.count}"
+    if facts.other:
+        yield "|pair|" + "+".join(sorted(thing.hex for thing in things))
 
 
 def spread(key: str) -> int:

@@ -1,0 +1,55 @@
+"""Pictures without end, composed as they are needed: the n-th of a split is always the same one."""
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from recipes.mini.art import Bank
+from recipes.mini.compose import Size, compose
+from recipes.mini.config import DataConfig
+from recipes.mini.facts import Facts
+from recipes.mini.plan import Plan
+
+
+@dataclass(frozen=True)
+class Picture:
+    """image: uint8 [H, W, 3]"""
+
+    facts: Facts
+    image: np.ndarray
+
+
+class Stream:
+    """The pictures of one split: ``train``, or ``held`` for what training never sees."""
+
+    def __init__(self, data: DataConfig, runs: Path, split: str) -> None:
+        self.bank = Bank(runs / "art", data.styles)
+        self.plan = Plan(self.bank, data.holdout_percent, held=split == "held")
+        self.key = f"{data.seed}|{split}"
+
+    def picture(self, number: int, size: Size) -> Picture:
+        """``size``: width, height; the same facts at every size."""
+        rng = random.Random(f"{self.key}|{number}")
+        facts = self.plan.draw(rng)
+        return Picture(facts, compose(facts, self.bank, rng, size))
+
+
+def batches(steps: Dataset, first: int, last: int, device: torch.device) -> Iterator:
+    """``steps[first]`` to ``steps[last - 1]``, made ahead by other processes where a GPU waits."""
+    workers = max(1, (os.cpu_count() or 2) - 2) if device.type == "cuda" else 0
+    return iter(
+        DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(first, last),  # type: ignore[arg-type]
+            num_workers=workers,
+            pin_memory=workers > 0,
+            prefetch_factor=4 if workers else None,
+        )
+    )
