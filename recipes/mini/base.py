@@ -28,7 +28,15 @@ from danqing.sampling.schedule import ScheduleConfig, schedule
 from danqing.types import BLANK
 from recipes.mini.config import BaseStage, Config
 from recipes.mini.files import write_json
-from recipes.mini.loop import Average, Budget, Stateful, learning_rate, set_learning_rate, train
+from recipes.mini.loop import (
+    Average,
+    Budget,
+    Stateful,
+    has_bfloat16,
+    learning_rate,
+    set_learning_rate,
+    train,
+)
 from recipes.mini.muon import Muon
 from recipes.mini.shards import load_pictures
 from recipes.mini.vae import to_bytes
@@ -208,13 +216,6 @@ def flow_loss(
         output = networks.transformer(sample, text, layout, table, rows)
     target = flow.velocity(clean, noise).flatten(0, 1).to(device)
     return (output.float() - target).square().mean()
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster here: on a CPU without bfloat16 units it is ten times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
 
 
 @torch.no_grad()

@@ -26,18 +26,12 @@ class Package:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures are drawn. ``concepts`` are English names out of concepts.txt."""
+    """Which pictures are drawn. ``sizes``: width and height of the larger ones."""
 
-    size: int
-    num_concepts: int
     styles: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    plain_variants: int
-    colour_variants: int
+    sizes: tuple[tuple[int, int], ...]
     holdout_percent: int
-    shard_pictures: int
     seed: int
-    concepts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,8 @@ class VAEStage:
     num_res_blocks: int
     pictures: int
     batch: int
-    learning_rate: float
+    muon_rate: float
+    adam_rate: float
     warm_up: int
     decay: float
     ema: float
@@ -146,4 +141,8 @@ def _value(value: Any, name: str, hint: Any) -> Any:
         value = float(value)
     if type(value) is not expected:
         raise ConfigError(f"{name} is {value!r}; write a {expected.__name__}")
-    return tuple(value) if isinstance(value, list) else value
+    return frozen(value)
+
+
+def frozen(value: Any) -> Any:
+    return tuple(map(frozen, value)) if isinstance(value, list) else value

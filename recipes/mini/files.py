@@ -7,7 +7,7 @@ from typing import Any
 from danqing import atomic
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """The old file or the new one, never half; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, lambda file: file.write(content))

@@ -4,7 +4,6 @@ Every random draw of a step comes from (seed, step), so a killed run that is sta
 as if nothing had happened.
 """
 
-import io
 import math
 import signal
 import time
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from recipes.mini.files import write_atomic
+from recipes.mini import checkpoint
 
 
 class Stateful(Protocol):
@@ -47,10 +46,10 @@ def train(
 ) -> int:
     """Run ``step_fn(step) -> loss`` until the budget ends; returns the number of steps done in all.
 
-    ``parts`` are saved in ``folder/state.pt`` and restored from it; ``on_save(step)`` draws sheets.
+    ``parts`` are saved in ``folder/state`` and restored from it; ``on_save(step)`` draws sheets.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first = step = restore(parts, folder / "state.pt")
+    first = step = restore(parts, folder / "state")
     started = saved = shown = time.monotonic()
     mean = None
     with asked_to_stop() as stop:
@@ -65,10 +64,10 @@ def train(
                 status(folder, step, step - first, now - started, mean, budget)
                 shown = now
             if now - saved > 60 * budget.save_every:
-                save(parts, step, folder / "state.pt")
+                save(parts, step, folder / "state")
                 on_save(step)
                 saved = time.monotonic()
-        save(parts, step, folder / "state.pt")
+        save(parts, step, folder / "state")
         on_save(step)
     return step
 
@@ -102,20 +101,26 @@ def status(folder: Path, step: int, done: int, seconds: float, mean: float, budg
     )
 
 
-def save(parts: dict[str, Stateful], step: int, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, buffer)
-    write_atomic(path, buffer.getvalue())
+def save(parts: dict[str, Stateful], step: int, folder: Path) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    checkpoint.save({"step": step, **state}, folder)
 
 
-def restore(parts: dict[str, Stateful], path: Path) -> int:
+def restore(parts: dict[str, Stateful], folder: Path) -> int:
     """Load the parts from a checkpoint if there is one; the step to go on from."""
-    if not path.exists():
+    state = checkpoint.load(folder)
+    if state is None:
         return 0
-    state = torch.load(path, weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return int(state["step"])
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster here: on a CPU without bfloat16 units it is ten times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
 
 
 def learning_rate(step: int, steps: int, warm_up: int, decay: float) -> float:

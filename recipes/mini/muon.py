@@ -1,4 +1,4 @@
-"""Muon in float32: momentum, orthogonalised by Newton-Schulz, for the matrices of the blocks.
+"""Muon in float32: momentum, orthogonalised by Newton-Schulz, for matrices and convolution kernels.
 
 Keller Jordan et al. 2024; the scale of Moonshot's Moonlight (arXiv 2502.16982) makes its learning
 rate comparable to AdamW's. torch.optim.Muon iterates in bfloat16, which is ten times slower than
@@ -14,7 +14,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D parameters only; a matrix of fused parts is treated as one."""
+    """For matrices and kernels; a matrix of fused parts is treated as one, a kernel as [out, in]."""
 
     def __init__(
         self,
@@ -45,9 +45,10 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(grad, 1 - group["momentum"])
         update = grad.lerp(state["momentum"], group["momentum"])
-        direction = orthogonalise(update, int(group["iterations"]))
+        direction = orthogonalise(update.flatten(1), int(group["iterations"]))
+        rate = group["lr"] * 0.2 * max(direction.shape) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+        parameter.add_(direction.view_as(parameter), alpha=-rate)
 
 
 def orthogonalise(matrix_IO: Tensor, iterations: int) -> Tensor:

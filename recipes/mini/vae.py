@@ -1,8 +1,8 @@
-"""Stage `vae`: train danqing's own VAE on the rendered pictures, then encode all of them once.
+"""Stage `vae`: train danqing's own VAE on rendered pictures, and measure it on held-out ones.
 
 Loss: L1 on pixels and on their gradients (edges are what a drawing is made of), and a small KL
 term that keeps the latents smooth. The latents' mean and deviation per channel are measured at
-the end and go into the model's configuration, as in the published file.
+every save and go into the model's configuration, as in the published file.
 """
 
 from dataclasses import asdict, replace
@@ -11,63 +11,78 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from danqing.models.vae import VAE, VAEConfig
+from recipes.mini.art import load_bank
+from recipes.mini.compose import Size
 from recipes.mini.config import Config, VAEStage
+from recipes.mini.crops import SIDE, Crops
 from recipes.mini.files import write_json
-from recipes.mini.loop import Average, Budget, learning_rate, set_learning_rate, train
-from recipes.mini.shards import Pictures, load_pictures
+from recipes.mini.loop import (
+    Average,
+    Budget,
+    Stateful,
+    has_bfloat16,
+    learning_rate,
+    set_learning_rate,
+    train,
+)
+from recipes.mini.muon import Muon
+from recipes.mini.stream import Stream, batches
+
+HELD_PICTURES = 24  # of each size, for the PSNR
+SHEET_SCALE = 2
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
-    stage = config.vae
+    stage, folder = config.vae, runs / "vae"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    load_bank(config, runs)
     torch.manual_seed(stage.seed)
-    pictures = load_pictures(runs / "data", "train")
-    held = load_pictures(runs / "data", "held")
     vae = build(stage).to(device)
     average = Average(vae, stage.ema)
-    optimiser = torch.optim.AdamW(
-        vae.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    muon, adam = optimisers(vae, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
+    steps = Crops(Stream(config.data, runs, "train"), config.data.sizes, stage)
+    held = held_pictures(Stream(config.data, runs, "held"), config.data.sizes)
+    source = None
 
     def step_fn(step: int) -> float:
-        rng = np.random.default_rng((stage.seed, step))
-        image = to_float(pictures.images[rng.integers(len(pictures), size=stage.batch)]).to(device)
+        nonlocal source
+        source = source or batches(steps, step, budget.steps, device)
+        image = to_float(next(source).to(device, non_blocking=True))
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        set_learning_rate(optimiser, stage.learning_rate * factor)
-        loss = vae_loss(vae, image, noise, stage)
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
+            set_learning_rate(optimiser, peak * factor)
+            optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
+            loss = vae_loss(vae, image, noise, stage)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        muon.step()
+        adam.step()
         average.update(step)
         return loss.item()
 
-    def on_save(step: int) -> None:
-        shadow = build(stage).to(device)
-        shadow.load_state_dict(average.shadow)
-        report(shadow, held, runs / "vae", step * stage.batch)
+    shadow = build(stage).to(device)
 
-    train(
-        {"vae": vae, "optimiser": optimiser, "average": average},
-        step_fn,
-        budget,
-        runs / "vae",
-        on_save,
-    )
-    vae.load_state_dict(average.shadow)
-    finish(vae, stage, pictures, runs)
+    def on_save(step: int) -> None:
+        shadow.load_state_dict(average.shadow)
+        report(shadow, held, folder, step * stage.batch)
+        publish(shadow, steps, folder)
+
+    parts: dict[str, Stateful] = {"vae": vae, "muon": muon, "adam": adam, "average": average}
+    train(parts, step_fn, budget, folder, on_save)
 
 
 def build(stage: VAEStage) -> VAE:
     return VAE(
         VAEConfig(
             base_dim=stage.base_dim,
-            dim_mult=tuple(stage.dim_mult),
+            dim_mult=stage.dim_mult,
             num_res_blocks=stage.num_res_blocks,
             latents_mean=(0.0,) * 16,
             latents_std=(1.0,) * 16,
@@ -75,10 +90,23 @@ def build(stage: VAEStage) -> VAE:
     )
 
 
+def optimisers(vae: VAE, stage: VAEStage) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for kernels and matrices; AdamW for gains, biases and the two layers at the pixels."""
+    named = list(vae.named_parameters())
+    ends = ("encoder.conv_in.", "decoder.conv_out.")
+    kernels = [p for n, p in named if n.endswith("weight") and not n.startswith(ends)]
+    chosen = {id(p) for p in kernels}
+    others = [p for _, p in named if id(p) not in chosen]
+    adam = torch.optim.AdamW(
+        others, lr=stage.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    return Muon(kernels, lr=stage.muon_rate), adam
+
+
 def vae_loss(vae: VAE, image: Tensor, noise: torch.Generator, stage: VAEStage) -> Tensor:
-    mean, logvar = vae.encode(image)
+    mean, logvar = (moment.float() for moment in vae.encode(image))
     sample = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise).to(mean)
-    output = vae.decode_raw(sample)
+    output = vae.decode_raw(sample).float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
     edges = sum((d(output) - d(image)).abs().mean() for d in (rows, columns))
     return (output - image).abs().mean() + stage.gradient_weight * edges + stage.kl_weight * kl
@@ -92,9 +120,9 @@ def columns(x: Tensor) -> Tensor:
     return x[..., 1:] - x[..., :-1]
 
 
-def to_float(images: np.ndarray) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
+    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -102,47 +130,56 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-@torch.no_grad()
-def report(vae: VAE, held: Pictures, folder: Path, pictures: int) -> float:
-    """PSNR on held-out renders, and a sheet of pairs (above: render, below: reconstruction)."""
-    device = next(vae.parameters()).device
-    picked = held.images[:: max(1, len(held) // 64)][:64]
-    output = to_bytes(vae.decode(vae.encode(to_float(picked).to(device))[0]))
-    error = ((output.astype(np.float64) - picked) ** 2).mean(axis=(1, 2, 3))
-    psnr = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
-    print(f"vae: {pictures} pictures, PSNR {psnr:.2f} dB on held-out renders", flush=True)
-    strip = [np.concatenate([picked[i], output[i]], axis=0) for i in range(min(48, len(picked)))]
-    sheet = np.concatenate(
-        [np.concatenate(strip[i : i + 16], axis=1) for i in range(0, len(strip) - 15, 16)]
-    )
-    Image.fromarray(sheet).resize((sheet.shape[1], sheet.shape[0])).save(folder / "sheet.png")
-    return psnr
+def held_pictures(stream: Stream, sizes: tuple[Size, ...]) -> dict[Size, np.ndarray]:
+    return {
+        size: np.stack([stream.picture(i, size).image for i in range(HELD_PICTURES)])
+        for size in ((SIDE, SIDE), *sizes)
+    }
 
 
 @torch.no_grad()
-def finish(vae: VAE, stage: VAEStage, pictures: Pictures, runs: Path) -> None:
-    """Encode every picture, measure the latents, save the network for the next stage."""
-    from safetensors.torch import save_file
-
+def report(vae: VAE, held: dict[Size, np.ndarray], folder: Path, pictures: int) -> dict[str, float]:
+    """PSNR on held-out renders of each size, and a sheet of renders above their reconstructions."""
     device = next(vae.parameters()).device
-    parts = [
-        torch.cat(vae.encode(to_float(pictures.images[i : i + 64]).to(device)), dim=1).cpu()
-        for i in range(0, len(pictures), 64)
-    ]
-    moments = torch.cat(parts)
-    mean, logvar = moments.chunk(2, dim=1)
-    second = (mean.square() + logvar.exp()).mean(dim=(0, 2, 3))
-    centre = mean.mean(dim=(0, 2, 3))
+    found = {}
+    for size, images in held.items():
+        output = to_bytes(vae.decode(vae.encode(to_float(torch.from_numpy(images)).to(device))[0]))
+        found[f"{size[0]}x{size[1]}"] = round(psnr(images, output), 2)
+        write_sheet(images, output, folder / f"sheet-{size[0]}x{size[1]}.png")
+    told = "  ".join(f"{size} {value:.2f} dB" for size, value in found.items())
+    print(f"vae: {pictures} pictures, PSNR on held-out renders: {told}", flush=True)
+    return found
+
+
+def psnr(images: np.ndarray, output: np.ndarray) -> float:
+    """The mean over the pictures."""
+    error = ((output.astype(np.float64) - images) ** 2).mean(axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
+
+
+def write_sheet(images: np.ndarray, output: np.ndarray, path: Path, columns: int = 8) -> None:
+    pairs = np.concatenate([images, output], axis=1)
+    rows = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]
+    sheet = Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape]))
+    size = (sheet.width * SHEET_SCALE, sheet.height * SHEET_SCALE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize(size, Image.Resampling.NEAREST).save(path)
+
+
+@torch.no_grad()
+def publish(vae: VAE, steps: Crops, folder: Path) -> None:
+    """The network for the next stages, with what its latents measure on training pictures."""
+    device = next(vae.parameters()).device
+    moments = [vae.encode(to_float(steps[n]).to(device)) for n in range(8)]
+    mean, logvar = (torch.cat([m[i].transpose(0, 1).flatten(1) for m in moments], 1) for i in (0, 1))
+    centre = mean.mean(dim=1)
+    spread = ((mean.square() + logvar.exp()).mean(dim=1) - centre.square()).sqrt()
     config = replace(
         vae.config,
         latents_mean=tuple(centre.tolist()),
-        latents_std=tuple((second - centre.square()).sqrt().tolist()),
+        latents_std=tuple(spread.tolist()),
     )
-    np.save(runs / "vae" / "moments.npy", moments.half().numpy())
     save_file(
-        {k: v.contiguous().cpu() for k, v in vae.state_dict().items()},
-        runs / "vae" / "vae.safetensors",
+        {k: v.contiguous().cpu() for k, v in vae.state_dict().items()}, folder / "vae.safetensors"
     )
-    write_json(runs / "vae" / "config.json", asdict(config))
-    spread = logvar.mul(0.5).exp().mean().item()
-    print(f"vae: {len(moments)} pictures encoded, posterior deviation {spread:.3f}", flush=True)
+    write_json(folder / "config.json", asdict(config))
