@@ -106,15 +106,14 @@ class Plan:
         return None
 
     def is_seen(self, facts: Facts, ground: Ground) -> bool:
-        if ground.scene:
-            return True
-        behind = [COLOURS[name].rgb for name in (ground.colour, ground.fade) if name]
         if ground.name == WHITE and facts.tint is None:
             return True  # a thing has to be shown on white, and nearly all have an outline
-        tint = facts.tint and COLOURS[facts.tint].rgb
-        if tint and any(distance(tint, rgb) < 2 * HIDDEN for rgb in behind):
+        behind = colours_of(ground)
+        mono = STYLES[facts.style].mono
+        tint = facts.tint or ("black" if mono else None)
+        if tint and any(distance(COLOURS[tint].rgb, rgb) < 2 * HIDDEN for rgb in behind):
             return False
-        things = [facts.other] if tint else [facts.concept, facts.other]
+        things = [facts.other] if facts.tint else [facts.concept, facts.other]
         return not any(self.hides(facts.style, t, rgb) for t in things if t for rgb in behind)
 
     def hides(self, style: str, concept: Concept, rgb: RGB) -> bool:
@@ -130,6 +129,12 @@ def solid_colours(glyph: Image.Image) -> np.ndarray:
     pixels = np.asarray(glyph.resize((THUMB, THUMB), Image.Resampling.BILINEAR)).astype(np.int16)
     solid = pixels[..., 3] > 128
     return pixels[solid][:, :3] if solid.any() else np.zeros((1, 3), np.int16)
+
+
+def colours_of(ground: Ground) -> tuple[RGB, ...]:
+    if ground.scene:
+        return SCENES[ground.scene].behind
+    return tuple(COLOURS[name].rgb for name in (ground.colour, ground.fade) if name)
 
 
 def draw_ground(rng: random.Random) -> Ground:

@@ -1,7 +1,7 @@
 """Simple landscapes: what captions call them and how they are painted.
 
 Each painter draws on a canvas of twice the picture's size, which is then halved: smooth edges for
-little. ``ground`` is where a thing stands, as a share of the height; None: it floats.
+little.
 """
 
 import random
@@ -18,12 +18,16 @@ OVERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Scene:
-    """``en[i]`` and ``zh[i]`` translate each other; the names are for lists of keywords."""
+    """``en[i]`` and ``zh[i]`` translate each other; the names are for lists of keywords.
+
+    ``behind``: the colours that a thing is seen before; ``stands``: on the land, or it floats.
+    """
 
     en: tuple[str, ...]
     zh: tuple[str, ...]
     name_en: str
     name_zh: str
+    behind: tuple[RGB, ...]
     stands: bool
     paint: Callable[[random.Random, int, int, int], Image.Image]
 
@@ -149,35 +153,35 @@ def desert(rng: random.Random, w: int, h: int, horizon: int) -> Image.Image:
 
 SCENES = {
     "snow": Scene(
-        ("in a snowy field", "in the snow"), ("在雪地里", "在雪中"), "snow", "雪地", True, snow
+        ("in a snowy field", "in the snow"), ("在雪地里", "在雪中"), "snow", "雪地", ((196, 214, 232), (240, 245, 252)), True, snow
     ),
     "night": Scene(
         ("under a starry night sky", "in the night sky", "at night"),
         ("在满天繁星的夜空下", "在夜空中", "在夜晚"),
-        "starry night", "星空", False, night,
+        "starry night", "星空", ((27, 31, 84),), False, night,
     ),
     "sea": Scene(
-        ("over the blue sea", "on the sea"), ("在蓝色的大海上", "在海上"), "sea", "大海", False, sea
+        ("over the blue sea", "on the sea"), ("在蓝色的大海上", "在海上"), "sea", "大海", ((196, 228, 253), (30, 108, 188)), False, sea
     ),
     "city": Scene(
         ("in the city", "on a city street", "in front of tall buildings"),
         ("在城市里", "在城市的街道上", "在高楼大厦前"),
-        "city", "城市", True, city,
+        "city", "城市", ((124, 124, 148), (108, 112, 122)), True, city,
     ),
-    "rain": Scene(("in the rain",), ("在雨中",), "rain", "雨天", False, rain),
+    "rain": Scene(("in the rain",), ("在雨中",), "rain", "雨天", ((116, 128, 145), (96, 104, 110)), False, rain),
     "meadow": Scene(
         ("on a grassy meadow under a blue sky", "on the grass", "on a green meadow"),
         ("在蓝天下的草地上", "在草地上", "在绿色的草地上"),
-        "meadow", "草地", True, meadow,
+        "meadow", "草地", ((104, 184, 68),), True, meadow,
     ),
     "beach": Scene(
         ("on a sandy beach by the sea", "on the beach"),
         ("在海边的沙滩上", "在沙滩上"),
-        "beach", "沙滩", True, beach,
+        "beach", "沙滩", ((240, 216, 150),), True, beach,
     ),
     "desert": Scene(
         ("in a desert at sunset", "in the desert"),
         ("在日落时的沙漠里", "在沙漠里"),
-        "desert", "沙漠", True, desert,
+        "desert", "沙漠", ((255, 190, 110), (216, 150, 76)), True, desert,
     ),
 }  # fmt: skip

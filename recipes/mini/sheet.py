@@ -1,4 +1,4 @@
-"""A contact sheet of the shards, for the eye: numbers do not show a bad crop."""
+"""A contact sheet with captions, for the eye: numbers do not show a bad crop or a wrong word."""
 
 import io
 import random
@@ -7,30 +7,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from recipes.mini.captions import draw_captions
 from recipes.mini.files import write_atomic
-from recipes.mini.shards import load_pictures
+from recipes.mini.stream import Stream
 
-COLUMNS, ROWS = 12, 8
+COLUMNS, ROWS = 10, 8
+SIZE = (128, 128)
 GAP = 2
 
 
-def write_sheet(folder: Path, seed: int) -> None:
-    """sheet.png and, cell by cell, the captions in sheet.txt."""
-    pictures = load_pictures(folder, "train")
-    count = min(COLUMNS * ROWS, len(pictures))
-    chosen = random.Random(f"{seed}|sheet").sample(range(len(pictures)), count)
-    step = pictures.images.shape[1] + GAP
-    sheet = np.full((ROWS * step, COLUMNS * step, 3), 255, np.uint8)
+def write_sheet(stream: Stream, path: Path) -> None:
+    """PATH.png and, cell by cell, the captions in PATH.txt."""
+    width, height = SIZE[0] + GAP, SIZE[1] + GAP
+    sheet = np.full((ROWS * height, COLUMNS * width, 3), 255, np.uint8)
     lines = []
-    for cell, index in enumerate(chosen):
-        row, column = divmod(cell, COLUMNS)
-        y, x = row * step, column * step
-        sheet[y : y + step - GAP, x : x + step - GAP] = pictures.images[index]
-        record = pictures.records[index]
-        lines.append(f"{row + 1},{column + 1} {record['id']}")
-        both = zip(record["captions_en"], record["captions_zh"], strict=True)
-        lines += [f"    {en} | {zh}" for en, zh in both]
+    for cell in range(COLUMNS * ROWS):
+        picture = stream.picture(cell, SIZE)
+        y, x = cell // COLUMNS * height, cell % COLUMNS * width
+        sheet[y : y + SIZE[1], x : x + SIZE[0]] = picture.image
+        both = draw_captions(random.Random(f"sheet|{cell}"), picture.facts)
+        lines.append(f"{cell // COLUMNS + 1},{cell % COLUMNS + 1} {' | '.join(both)}")
     png = io.BytesIO()
     Image.fromarray(sheet).save(png, "PNG")
-    write_atomic(folder / "sheet.png", png.getvalue())
-    write_atomic(folder / "sheet.txt", ("\n".join(lines) + "\n").encode())
+    write_atomic(path.with_suffix(".png"), png.getvalue())
+    write_atomic(path.with_suffix(".txt"), ("\n".join(lines) + "\n").encode())

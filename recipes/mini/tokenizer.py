@@ -9,7 +9,6 @@ in a kept token, so none is missing, and those left keep their order. Only ids d
 import io
 import itertools
 import json
-import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,16 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from recipes.mini.captions import captions
-from recipes.mini.colours import WHITE
-from recipes.mini.concepts import choose_concepts
-from recipes.mini.config import Config, DataConfig
-from recipes.mini.corpus import PREFIX, SUFFIX, corpus
-from recipes.mini.facts import Facts
+from recipes.mini.concepts import read_concepts
+from recipes.mini.config import Config
+from recipes.mini.corpus import PREFIX, SUFFIX, corpus, drawn
 from recipes.mini.fetch import package_folder
 from recipes.mini.files import read_json, write_atomic, write_json
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (PAD, START, END)
 PREFIX_TOKENS, SUFFIX_TOKENS = 34, 5  # as the pipeline that drops the prefix counts them
+MOST_BROKEN = 0.01
 OPEN_TEXT = ("naïve café ☕ 🦊", "สวัสดีชาวโลก", "def f(x):\n\treturn x**2\n", "Ελληνικά ñ 한국어")
 Spec = dict[str, Any]
 
@@ -40,11 +37,14 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     spec = cut(full_spec, used_tokens(full, corpus(config.tokenizer.words)))
     small = Tokenizer.from_str(json.dumps(spec))
     check_template(small)
-    check_pieces(small, full, (PREFIX, SUFFIX, *sample_captions(config.data)))
+    other = broken_share(small, full, sample_captions())
+    if other > MOST_BROKEN:
+        raise ValueError(f"{other:.3%} of new captions are cut otherwise than in full")
     check_open_text(small)
     write(spec, runs / "tokenizer")
     size = len(spec["model"]["vocab"]) + len(SPECIALS)
-    print(f"tokenizer: {size} of {full.get_vocab_size()} tokens kept", flush=True)
+    told = f"{size} of {full.get_vocab_size()} tokens kept"
+    print(f"tokenizer: {told}, {other:.3%} of new captions cut otherwise", flush=True)
 
 
 def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> set[str]:
@@ -105,13 +105,17 @@ def check_template(small: Tokenizer) -> None:
             raise ValueError(f"template {text[:20]!r} is {found} tokens, must be {length}")
 
 
-def check_pieces(small: Tokenizer, full: Tokenizer, texts: Iterable[str]) -> None:
-    """On captions that were drawn apart from the corpus: what the corpus forgot shows here."""
+def broken_share(small: Tokenizer, full: Tokenizer, texts: Iterable[str]) -> float:
+    """Of captions drawn apart from the corpus: what the corpus forgot shows here.
+
+    Such a caption is read all the same, in smaller pieces.
+    """
+    broken = total = 0
     for batch in batches(texts):
         both = (tokenizer.encode_batch(batch) for tokenizer in (small, full))
-        for text, ours, theirs in zip(batch, *both, strict=True):
-            if ours.tokens != theirs.tokens:
-                raise ValueError(f"{text!r} becomes {ours.tokens}, in full {theirs.tokens}")
+        broken += sum(a.tokens != b.tokens for a, b in zip(*both, strict=True))
+        total += len(batch)
+    return broken / total
 
 
 def check_open_text(small: Tokenizer) -> None:
@@ -121,12 +125,9 @@ def check_open_text(small: Tokenizer) -> None:
             raise ValueError(f"{text!r} comes back from the small tokenizer as {back!r}")
 
 
-def sample_captions(data: DataConfig) -> Iterator[str]:
-    for concept in choose_concepts(data.concepts, data.num_concepts):
-        for style, colour in itertools.product(data.styles, (WHITE, *data.backgrounds)):
-            rng = random.Random(f"{data.seed}|check|{concept.hex}|{style}|{colour}")
-            for language in captions(rng, Facts(concept, style, colour)):
-                yield from language
+def sample_captions() -> Iterator[str]:
+    for concept in read_concepts():
+        yield from drawn(concept, "check", 10)
 
 
 def write(spec: Spec, folder: Path) -> None:
