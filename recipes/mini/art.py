@@ -79,8 +79,10 @@ def draw_style(name: str, config: Config, concepts: tuple[Concept, ...], runs: P
 
 def cut(image: Image.Image | None) -> Image.Image | None:
     """Only what is seen, its longer side scaled to ``SIDE``; None if nothing is."""
-    box = image and image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
-    if image is None or box is None:
+    if image is None:
+        return None
+    box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    if box is None:
         return None
     image = image.crop(box)
     scale = SIDE / max(image.size)

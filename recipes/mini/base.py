@@ -1,13 +1,14 @@
 """Stage `base`: text encoder and transformer, trained together with the flow-matching loss.
 
-Every picture comes as its VAE posterior, sampled anew, with one of its captions in one of the two
-languages; a share of the captions is replaced by the usual negative prompt, a blank, so that
-guidance has something to steer away from. A step is one pack: captions of all lengths end to end.
+Pictures are composed and encoded as they are needed, each with one caption; a share of the
+captions is replaced by the usual negative prompt, a blank, so that guidance has something to steer
+away from. A step is one pack: pictures of one size, captions of all lengths end to end. The first
+steps show small pictures only: words are learned from them in a fraction of the time.
 """
 
 import json
+import random
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from danqing.models.layout import Layout, Segment
 from danqing.models.text_encoder import TextEncoder, TextEncoderConfig
@@ -26,7 +28,11 @@ from danqing.sampling import flow, latents
 from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import ScheduleConfig, schedule
 from danqing.types import BLANK
+from recipes.mini.captions import draw_caption
+from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage, Config
+from recipes.mini.crops import SIDE
+from recipes.mini.facts import Facts
 from recipes.mini.files import write_json
 from recipes.mini.loop import (
     Average,
@@ -38,8 +44,10 @@ from recipes.mini.loop import (
     train,
 )
 from recipes.mini.muon import Muon
-from recipes.mini.shards import load_pictures
-from recipes.mini.vae import to_bytes
+from recipes.mini.stream import Stream, batches
+from recipes.mini.vae import to_bytes, to_float
+
+SHEET_SIDE = 16  # latents: pictures of 128 x 128
 
 
 class Networks(nn.Module):
@@ -92,42 +100,46 @@ def initialise(networks: Networks) -> None:
     nn.init.zeros_(transformer.proj_out.weight)
 
 
-class Data:
-    """Latent moments and tokenised captions, in memory."""
+class Batches(Dataset[tuple[Tensor, list[list[int]]]]):
+    """steps[n]: pictures, uint8 [B, H, W, 3], and token lists, in the order of their length."""
 
-    def __init__(self, runs: Path, tokenizer: PromptTokenizer) -> None:
-        records = load_pictures(runs / "data", "train").records
-        self.config = VAEConfig(**read_config(runs / "vae" / "config.json"))
-        moments = torch.from_numpy(np.load(runs / "vae" / "moments.npy"))
-        self.mean, logvar = moments.chunk(2, dim=1)
-        self.deviation = logvar.float().mul(0.5).exp().half()
-        encode = cache(tokenizer.encode)  # most captions come many times
-        self.captions = [
-            [[encode(caption) for caption in r[key]] for r in records]
-            for key in ("captions_en", "captions_zh")
-        ]
-        self.blank = tokenizer.encode(BLANK)
+    def __init__(
+        self, stream: Stream, sizes: tuple[Size, ...], stage: BaseStage, tokenizer: PromptTokenizer
+    ) -> None:
+        self.stream, self.sizes, self.stage, self.tokenizer = stream, sizes, stage, tokenizer
 
-    def batch(
-        self, rng: np.random.Generator, size: int, dropout: float
-    ) -> tuple[Tensor, list[Any]]:
-        """Patches [size * P, C] of normalised latents and token lists, sorted by caption length."""
-        picked = rng.integers(len(self.mean), size=size)
-        tokens = [self.caption(rng, i, dropout) for i in picked]
-        order = sorted(range(size), key=lambda i: len(tokens[i]))
-        index = torch.from_numpy(picked[order])
-        noise = torch.from_numpy(rng.standard_normal(self.mean[index].shape, dtype=np.float32))
-        raw = self.mean[index].float() + self.deviation[index].float() * noise
-        shape = (-1, 1, 1)
-        centre = torch.tensor(self.config.latents_mean).view(shape)
-        clean = (raw - centre) / torch.tensor(self.config.latents_std).view(shape)
-        return torch.stack([latents.pack(x) for x in clean]), [tokens[i] for i in order]
+    def __getitem__(self, step: int) -> tuple[Tensor, list[list[int]]]:
+        rng = random.Random(f"{self.stage.seed}|{step}")
+        size = self.size(rng, step)
+        count = max(1, self.stage.batch * SIDE * SIDE // (size[0] * size[1]))
+        numbers = range(step * self.stage.batch, step * self.stage.batch + count)
+        pictures = [self.stream.picture(number, size) for number in numbers]
+        tokens = [self.tokenizer.encode(self.caption(rng, p.facts)) for p in pictures]
+        order = sorted(range(count), key=lambda i: len(tokens[i]))
+        images = np.stack([pictures[i].image for i in order])
+        return torch.from_numpy(images), [tokens[i] for i in order]
 
-    def caption(self, rng: np.random.Generator, picture: int, dropout: float) -> list[int]:
-        if rng.random() < dropout:
-            return self.blank
-        choices = self.captions[int(rng.integers(2))][picture]
-        return choices[int(rng.integers(len(choices)))]
+    def size(self, rng: random.Random, step: int) -> Size:
+        """Only small pictures at first, then every size in turn of chance."""
+        steps = self.stage.pictures // self.stage.batch
+        return (SIDE, SIDE) if step < self.stage.small * steps else rng.choice(self.sizes)
+
+    def caption(self, rng: random.Random, facts: Facts) -> str:
+        return BLANK if rng.random() < self.stage.dropout else draw_caption(rng, facts)
+
+
+@torch.no_grad()
+def encode(vae: VAE, images: Tensor, noise: torch.Generator) -> Tensor:
+    """Samples of the posterior, normalised: [B, C, Y, X]."""
+    mean, logvar = vae.encode(to_float(images))
+    draw = torch.randn(mean.shape, generator=noise).to(mean)
+    return vae.normalise(mean + (0.5 * logvar).exp() * draw)
+
+
+def load_vae(runs: Path) -> VAE:
+    vae = VAE(VAEConfig(**read_config(runs / "vae" / "config.json")))
+    vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
+    return vae.eval().requires_grad_(False)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -140,15 +152,21 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(stage.seed)
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
-    data = Data(runs, tokenizer)
+    vae = load_vae(runs).to(device)
+    steps = Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
+    source = None
     networks = Networks(stage, tokenizer.vocabulary).to(device)
     average = Average(networks, stage.ema)
     muon, adam = optimisers(networks, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
 
     def step_fn(step: int) -> float:
-        rng = np.random.default_rng((stage.seed, step))
-        loss = flow_loss(networks, data, rng, stage, tokenizer.prefix, device)
+        nonlocal source
+        source = source or batches(steps, step, budget.steps, device)
+        images, tokens = next(source)
+        noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
+        latent = encode(vae, images.to(device, non_blocking=True), noise)
+        loss = flow_loss(networks, latent, tokens, noise, stage.shift, tokenizer.prefix)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
         for optimiser, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
             set_learning_rate(optimiser, peak * factor)
@@ -164,7 +182,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
-        draw_sheet(shadow, runs, stage, tokenizer)
+        draw_sheet(shadow, vae, runs, stage, tokenizer)
         save_file(
             {k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors"
         )
@@ -194,44 +212,42 @@ def optimisers(networks: Networks, stage: BaseStage) -> tuple[Muon, torch.optim.
 
 def flow_loss(
     networks: Networks,
-    data: Data,
-    rng: np.random.Generator,
-    stage: BaseStage,
+    latent_BCYX: Tensor,
+    tokens: list[list[int]],
+    generator: torch.Generator,
+    shift: float,
     template: list[int],
-    device: torch.device,
 ) -> Tensor:
-    clean, tokens = data.batch(rng, stage.batch, stage.dropout)
-    size, patches = clean.shape[:2]
-    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    device, size = latent_BCYX.device, len(latent_BCYX)
+    clean = torch.stack([latents.pack(x) for x in latent_BCYX])
+    noise = torch.randn(clean.shape, generator=generator).to(device)
     # Logit-normal noise levels (Esser et al. 2024, arXiv 2403.03206, eq. 19), shifted to the noise.
-    odds = stage.shift * torch.from_numpy(np.exp(rng.standard_normal(size, dtype=np.float32)))
-    sigma = odds / (1 + odds)
-    sample = flow.interpolate(clean, noise, sigma[:, None, None]).flatten(0, 1).to(device)
-    side = int(patches**0.5)
-    layout = Layout(tuple(Segment(side, side, len(t)) for t in tokens))
-    rows = torch.arange(size, device=device)
+    odds = shift * torch.randn(size, generator=generator).exp()
+    sigma = (odds / (1 + odds)).to(device)
+    sample = flow.interpolate(clean, noise, sigma[:, None, None]).flatten(0, 1)
+    rows, columns = (side // latents.PATCH for side in latent_BCYX.shape[-2:])
+    layout = Layout(tuple(Segment(rows, columns, len(t)) for t in tokens))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
         text = networks.features(tokens, template)
-        table = networks.transformer.modulation(sigma.to(device))
-        output = networks.transformer(sample, text, layout, table, rows)
-    target = flow.velocity(clean, noise).flatten(0, 1).to(device)
+        table = networks.transformer.modulation(sigma)
+        output = networks.transformer(
+            sample, text, layout, table, torch.arange(size, device=device)
+        )
+    target = flow.velocity(clean, noise).flatten(0, 1)
     return (output.float() - target).square().mean()
 
 
 @torch.no_grad()
 def draw_sheet(
-    networks: Networks, runs: Path, stage: BaseStage, tokenizer: PromptTokenizer
+    networks: Networks, vae: VAE, runs: Path, stage: BaseStage, tokenizer: PromptTokenizer
 ) -> None:
     """Pictures of the fixed prompts, guidance 4 and 20 steps, as they would be generated."""
-    config = VAEConfig(**read_config(runs / "vae" / "config.json"))
-    vae = VAE(config)
-    vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
     tokens = [tokenizer.encode(p) for p in stage.sheet_prompts]
-    images = sample(networks, vae, tokens, tokenizer, side=8, steps=20, guidance=4.0)
+    images = sample(networks, vae, tokens, tokenizer, side=SHEET_SIDE, steps=20, guidance=4.0)
     per_row = 10
     rows = [np.concatenate(images[i : i + per_row], axis=1) for i in range(0, len(images), per_row)]
     sheet = Image.fromarray(np.concatenate([r for r in rows if r.shape[1] == rows[0].shape[1]]))
-    sheet.resize((sheet.width * 2, sheet.height * 2)).save(runs / "base" / "sheet.png")
+    sheet.save(runs / "base" / "sheet.png")
 
 
 def sample(
@@ -258,7 +274,7 @@ def sample(
         out = networks.transformer(torch.cat([x_TC, x_TC]), text, layout, table, rows)
         cond, blank = out.float().chunk(2)
         x_TC = flow.euler(x_TC, guide(cond, blank, guidance), sigmas[i], sigmas[i + 1])
-    grid = [latents.unpack(z, half, half) for z in x_TC.cpu().split(half * half)]
+    grid = [latents.unpack(z, half, half) for z in x_TC.split(half * half)]
     return list(to_bytes(vae.decode(vae.denormalise(torch.stack(grid)))))
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from recipes.mini.colours import WHITE
 from recipes.mini.facts import Facts
 from recipes.mini.styles import find_style
 from recipes.mini.words import Pair, Words, article, draw_words
@@ -55,7 +56,13 @@ def statement(rng: random.Random, w: Words) -> Pair:
 
 def command(rng: random.Random, w: Words) -> Pair:
     en, zh = rng.choice(
-        (("Draw", "画"), ("Paint", "画"), ("Create", "画出"), ("Generate", "生成"), ("Show me", "给我看"))
+        (
+            ("Draw", "画"),
+            ("Paint", "画"),
+            ("Create", "画出"),
+            ("Generate", "生成"),
+            ("Show me", "给我看"),
+        )
     )
     return f"{en} {whole_en(w)}{in_style(w)}.", f"{listed(zh + asked(w), w.style_zh)}。"
 
@@ -120,11 +127,10 @@ def draw_captions(rng: random.Random, facts: Facts) -> Pair:
 
 def draw_plain(rng: random.Random, facts: Facts) -> Pair:
     style, white = rng.random() < NAME_STYLE, rng.random() < NAME_WHITE
-    alone = facts.other is None and facts.count == 1
-    if alone and facts.ground.name == "white" and not facts.place and rng.random() < BARE:
+    if facts.alone and facts.ground.name == WHITE and rng.random() < BARE:
         return bare_word(rng, facts)
     form, names = rng.choice(FORMS), None
-    if form is keywords and alone and rng.random() < SYNONYM:
+    if form is keywords and facts.alone and rng.random() < SYNONYM:
         names = other_names(rng, facts)
     return form(rng, words_of(rng, facts, style, white, names))
 
@@ -133,7 +139,7 @@ def words_of(
     rng: random.Random, facts: Facts, style: bool, white: bool, names: Pair | None = None
 ) -> Words:
     chosen = rng.randrange(len(find_style(facts.style).en)) if style else None
-    return draw_words(rng, facts, chosen, white or facts.ground.name != "white", names)
+    return draw_words(rng, facts, chosen, white or facts.ground.name != WHITE, names)
 
 
 def bare_word(rng: random.Random, facts: Facts) -> Pair:
@@ -149,7 +155,9 @@ def other_names(rng: random.Random, facts: Facts) -> Pair | None:
     concept = facts.concept
     if not concept.also_en and not concept.also_zh:
         return None
-    return rng.choice(concept.also_en or (concept.en,)), rng.choice(concept.also_zh or (concept.zh,))
+    return rng.choice(concept.also_en or (concept.en,)), rng.choice(
+        concept.also_zh or (concept.zh,)
+    )
 
 
 def draw_mixed(rng: random.Random, facts: Facts) -> str:
@@ -189,7 +197,7 @@ class Canonical(random.Random):
     def random(self) -> float:
         return 1.0
 
-    def randrange(self, *args: int) -> int:
+    def randrange(self, start, stop=None, step=1) -> int:
         return 0
 
 

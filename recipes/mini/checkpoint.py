@@ -1,4 +1,4 @@
-"""A training state on disk, in parts of at most 16 MiB: some ways to carry files refuse larger ones.
+"""A training state on disk, in parts of 16 MiB: some ways to carry files refuse larger ones.
 
 The parts of a step have their own names, and the index that lists them is replaced last: a kill at
 any instant leaves the old state or the new one.

@@ -78,7 +78,11 @@ class VAEStage:
 
 @dataclass(frozen=True)
 class BaseStage:
-    """Text encoder and transformer, and their training; ``shift`` moves the sigmas to the noise."""
+    """Text encoder and transformer, and their training.
+
+    ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``small``:
+    the first share of the steps, with small ones only. ``shift`` moves the sigmas to the noise.
+    """
 
     width: int
     heads: int
@@ -91,6 +95,7 @@ class BaseStage:
     text_groups: int
     pictures: int
     batch: int
+    small: float
     muon_rate: float
     adam_rate: float
     warm_up: int

@@ -10,11 +10,13 @@ import itertools
 import random
 import string
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from recipes.mini.captions import draw_caption, draw_captions
 from recipes.mini.colours import COLOURS
 from recipes.mini.concepts import Concept, read_concepts
-from recipes.mini.facts import PLACES, RELATIONS, SIZES, Facts, Ground
+from recipes.mini.facts import MOST, PLACES, RELATIONS, SIZES, Facts, Ground
 from recipes.mini.scenes import SCENES
 from recipes.mini.styles import STYLES
 from recipes.mini.words import NUMBERS, PLACE_WORDS, SIDES, SIZE_WORDS, Pair
@@ -37,7 +39,10 @@ VERBS_ZH = ("画", "画出", "生成", "给我看", "请画", "请帮我画", "�
 def corpus(extra: tuple[str, ...]) -> Iterator[str]:
     yield PREFIX + SUFFIX
     yield from (*string.digits, *string.punctuation, *PUNCTUATION, *extra)
-    yield from (*string.ascii_letters, *(f" {mark}" for mark in string.ascii_letters + string.punctuation))
+    yield from (
+        *string.ascii_letters,
+        *(f" {mark}" for mark in string.ascii_letters + string.punctuation),
+    )
     yield from all_words()
     for concept in read_concepts():
         yield from all_names(concept)
@@ -108,12 +113,11 @@ def any_facts(rng: random.Random, concept: Concept, concepts: tuple[Concept, ...
         )
     )
     facts = Facts(concept, rng.choice(list(STYLES)), ground, rng.choice((None, *names)))
-    kind = rng.randrange(5)
-    more: dict[str, object] = [
+    kinds: tuple[dict[str, Any], ...] = (
         {},
-        {"count": rng.randint(2, 5)},
+        {"count": rng.randint(2, MOST)},
         {"place": rng.choice(PLACES)},
         {"size": rng.choice(SIZES)},
         {"other": rng.choice(concepts), "relation": rng.choice(RELATIONS)},
-    ][kind]
-    return Facts(**{**vars(facts), **more})
+    )
+    return replace(facts, **rng.choice(kinds))

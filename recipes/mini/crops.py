@@ -20,7 +20,7 @@ TRIES = 4
 FLAT = 8.0  # deviation of the pixels below which a piece shows next to nothing
 
 
-class Crops(Dataset):
+class Crops(Dataset[Tensor]):
     """steps[n]: uint8 [B, H, W, 3]; all steps hold about as many pixels."""
 
     def __init__(self, stream: Stream, sizes: tuple[Size, ...], stage: VAEStage) -> None:

@@ -68,13 +68,8 @@ def write_settings(folder: Path, networks: Networks, vae: VAE, config: Config) -
     write_json(folder / "scheduler" / "scheduler_config.json", classed("scheduler", scheduler))
     text = text_config(networks.text_encoder.config)
     write_json(folder / "text_encoder" / "config.json", text)
-    size = config.data.size
-    card = {
-        "size": [size, size],
-        "steps": 30,
-        "guidance": 4.0,
-        "sizes": [[size, size]],
-    }
+    sizes = config.data.sizes
+    card = {"size": sizes[0], "steps": 30, "guidance": 4.0, "sizes": sizes}
     write_json(folder / "danqing.json", card)
 
 

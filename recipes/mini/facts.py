@@ -53,9 +53,9 @@ class Facts:
     relation: str | None = None
 
     @property
-    def plain(self) -> bool:
-        """Nothing but the thing itself, before white."""
-        return self == Facts(self.concept, self.style)
+    def alone(self) -> bool:
+        """One thing in the middle, as large as it likes."""
+        return self.count == 1 and not (self.place or self.size or self.other)
 
 
 def held_out(facts: Facts, percent: int) -> bool:

@@ -7,26 +7,25 @@ scores say "as drawn here", not "as anyone would draw it".
 
 import itertools
 import json
-import random
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from recipes.mini.art import Bank, load_bank
-from recipes.mini.colours import WHITE, find_colour
-from recipes.mini.compose import clash, compose
-from recipes.mini.concepts import Concept, choose_concepts
+from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.config import Config
-from recipes.mini.facts import Facts
+from recipes.mini.crops import SIDE
 from recipes.mini.files import write_atomic, write_json
 from recipes.mini.loop import Budget, learning_rate, set_learning_rate, train
+from recipes.mini.stream import Stream
 from recipes.mini.views import draw_views
 
 GLYPH = 96  # pixels: views reduce it to 40 to 64
@@ -51,7 +50,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def classify(self, images: np.ndarray) -> Tensor:
-        """uint8 [n, 64, 64, 3] -> logits [n, classes]; classes are the concepts of [data]."""
+        """uint8 [n, 64, 64, 3] -> logits [n, classes]; classes are the concepts in their order."""
         self.eval()
         device = self.head.weight.device
         parts = torch.split(torch.from_numpy(np.ascontiguousarray(images)), 256)
@@ -78,11 +77,10 @@ def convolution(width_in: int, width_out: int, stride: int) -> nn.Sequential:
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
-    stage, data, folder = config.judge, config.data, runs / "judge"
+    stage, folder = config.judge, runs / "judge"
     budget = Budget(stage.pictures, stage.batch, minutes)
-    concepts = choose_concepts(data.concepts, data.num_concepts)
-    bank = load_bank(config, concepts, runs)
-    held = held_renders(config, concepts, bank)
+    concepts, bank = read_concepts(), load_bank(config, runs)
+    held = held_renders(Stream(config.data, runs, "held"), stage.held_renders)
     torch.manual_seed(stage.seed)
     judge = Judge(stage.width, len(concepts))
     optimiser = torch.optim.AdamW(
@@ -91,7 +89,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     step_fn = stepper(judge, optimiser, *tensors(bank, concepts), config, budget)
 
     def on_save(step: int) -> None:
-        publish(judge, concepts, accuracy(judge, held), step, folder)
+        publish(judge, concepts, accuracy(judge, concepts, held), step, folder)
 
     train({"judge": judge, "optimiser": optimiser}, step_fn, budget, folder, on_save)
 
@@ -105,13 +103,13 @@ def stepper(
     budget: Budget,
 ) -> Callable[[int], float]:
     """One step of training, its views drawn from (seed, step) alone."""
-    stage, size = config.judge, config.data.size
+    stage = config.judge
 
     def step_fn(step: int) -> float:
         judge.train()
         rng = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         chosen = torch.randint(len(glyphs), (stage.batch,), generator=rng)
-        image = draw_views(glyphs[chosen], size, rng)
+        image = draw_views(glyphs[chosen], SIDE, rng)
         factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
         set_learning_rate(optimiser, stage.learning_rate * factor)
         loss = F.cross_entropy(judge(image), labels[chosen], label_smoothing=0.05)
@@ -123,45 +121,49 @@ def stepper(
     return step_fn
 
 
-def tensors(bank: Bank, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
+def tensors(bank: Bank, concepts: tuple[Concept, ...]) -> tuple[Tensor, Tensor]:
     """Glyphs [n, 4, GLYPH, GLYPH], colour times alpha, and the class of each."""
     place = {concept.hex: number for number, concept in enumerate(concepts)}
-    small = [np.asarray(g.resize((GLYPH, GLYPH), Image.Resampling.LANCZOS)) for g in bank.values()]
-    glyphs = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255
+    small = np.stack([square(glyph) for glyph in bank.values()])
+    glyphs = torch.from_numpy(small).permute(0, 3, 1, 2) / 255
     glyphs[:, :3] *= glyphs[:, 3:]
     return glyphs, torch.tensor([place[code] for _, code in bank])
 
 
-def held_renders(
-    config: Config, concepts: list[Concept], bank: Bank
-) -> dict[str, list[np.ndarray]]:
-    """For each style the renders of every concept in turn, on backgrounds drawn by chance."""
-    data = config.data
-    renders: dict[str, list[np.ndarray]] = {}
-    for style in data.styles:
-        renders[style] = []
-        for number in range(config.judge.held_renders):
-            for concept in concepts:
-                rng = random.Random(f"{config.judge.seed}|held|{style}|{concept.hex}|{number}")
-                glyph = bank[style, concept.hex]
-                fit = [c for c in data.backgrounds if not clash(glyph, find_colour(c).rgb)]
-                facts = Facts(concept, style, rng.choice([WHITE, *fit]))
-                renders[style].append(compose(facts, bank, rng, data.size))
+def square(glyph: Image.Image) -> np.ndarray:
+    """In the middle of a square of GLYPH pixels."""
+    glyph = ImageOps.contain(glyph, (GLYPH, GLYPH), Image.Resampling.LANCZOS)
+    cell = Image.new("RGBA", (GLYPH, GLYPH))
+    cell.paste(glyph, ((GLYPH - glyph.width) // 2, (GLYPH - glyph.height) // 2))
+    return np.asarray(cell)
+
+
+def held_renders(stream: Stream, count: int) -> dict[str, list[tuple[Concept, np.ndarray]]]:
+    """For each style held-out renders of one thing that fills the picture."""
+    renders: dict[str, list[tuple[Concept, np.ndarray]]] = defaultdict(list)
+    number = 0
+    while min((len(renders[s]) for s in stream.styles), default=0) < count:
+        picture = stream.picture(number, (SIDE, SIDE))
+        facts, number = picture.facts, number + 1
+        if facts.alone and facts.tint is None:
+            renders[facts.style].append((facts.concept, picture.image))
     return renders
 
 
-def accuracy(judge: Judge, held: dict[str, list[np.ndarray]]) -> dict[str, float]:
+def accuracy(
+    judge: Judge, concepts: tuple[Concept, ...], held: dict[str, list[tuple[Concept, np.ndarray]]]
+) -> dict[str, float]:
     """Share of held-out renders whose first guess is right, for each style."""
     shares = {}
-    for style, images in held.items():
-        guess = judge.classify(np.stack(images)).argmax(dim=1)
-        truth = torch.arange(len(images)) % judge.num_classes
-        shares[style] = round((guess == truth).float().mean().item(), 4)
+    for style, renders in held.items():
+        guess = judge.classify(np.stack([image for _, image in renders])).argmax(dim=1)
+        right = [concepts[int(g)] == c for g, (c, _) in zip(guess, renders, strict=True)]
+        shares[style] = round(float(np.mean(right)), 4)
     return shares
 
 
 def publish(
-    judge: Judge, concepts: list[Concept], shares: dict[str, float], step: int, folder: Path
+    judge: Judge, concepts: tuple[Concept, ...], shares: dict[str, float], step: int, folder: Path
 ) -> None:
     metadata = {"width": str(judge.width), "concepts": json.dumps([c.hex for c in concepts])}
     state = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}

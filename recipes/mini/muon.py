@@ -14,7 +14,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices and kernels; a matrix of fused parts is treated as one, a kernel as [out, in]."""
+    """For matrices and kernels; fused parts are treated as one matrix, a kernel as [out, in]."""
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ A thing is never put on a colour that hides it, and only dyed where a dye makes 
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -99,7 +98,11 @@ class Plan:
             ground = draw_ground(rng)
             if ground.scene and (facts.count > 1 or facts.place or facts.size):
                 continue
-            if facts.relation in ("above", "below") and ground.scene and SCENES[ground.scene].stands:
+            if (
+                facts.relation in ("above", "below")
+                and ground.scene
+                and SCENES[ground.scene].stands
+            ):
                 continue
             if self.is_seen(facts, ground):
                 return replace(facts, ground=ground)

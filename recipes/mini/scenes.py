@@ -100,7 +100,9 @@ def city(rng: random.Random, w: int, h: int, horizon: int) -> Image.Image:
     return image
 
 
-def tower(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], fill: RGB, step: float):
+def tower(
+    draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], fill: RGB, step: float
+):
     left, top, right, bottom = box
     draw.rectangle(box, fill=fill)
     y = top + step * 0.6
@@ -153,7 +155,9 @@ def desert(rng: random.Random, w: int, h: int, horizon: int) -> Image.Image:
 
 SCENES = {
     "snow": Scene(
-        ("in a snowy field", "in the snow"), ("在雪地里", "在雪中"), "snow", "雪地", ((196, 214, 232), (240, 245, 252)), True, snow
+        ("in a snowy field", "in the snow"),
+        ("在雪地里", "在雪中"),
+        "snow", "雪地", ((196, 214, 232), (240, 245, 252)), True, snow,
     ),
     "night": Scene(
         ("under a starry night sky", "in the night sky", "at night"),
@@ -161,14 +165,20 @@ SCENES = {
         "starry night", "星空", ((27, 31, 84),), False, night,
     ),
     "sea": Scene(
-        ("over the blue sea", "on the sea"), ("在蓝色的大海上", "在海上"), "sea", "大海", ((196, 228, 253), (30, 108, 188)), False, sea
+        ("over the blue sea", "on the sea"),
+        ("在蓝色的大海上", "在海上"),
+        "sea", "大海", ((196, 228, 253), (30, 108, 188)), False, sea,
     ),
     "city": Scene(
         ("in the city", "on a city street", "in front of tall buildings"),
         ("在城市里", "在城市的街道上", "在高楼大厦前"),
         "city", "城市", ((124, 124, 148), (108, 112, 122)), True, city,
     ),
-    "rain": Scene(("in the rain",), ("在雨中",), "rain", "雨天", ((116, 128, 145), (96, 104, 110)), False, rain),
+    "rain": Scene(
+        ("in the rain",),
+        ("在雨中",),
+        "rain", "雨天", ((116, 128, 145), (96, 104, 110)), False, rain,
+    ),
     "meadow": Scene(
         ("on a grassy meadow under a blue sky", "on the grass", "on a green meadow"),
         ("在蓝天下的草地上", "在草地上", "在绿色的草地上"),

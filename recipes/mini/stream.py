@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from recipes.mini.compose import Size, compose
 from recipes.mini.config import DataConfig
 from recipes.mini.facts import Facts
 from recipes.mini.plan import Plan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Stream:
     """The pictures of one split: ``train``, or ``held`` for what training never sees."""
 
     def __init__(self, data: DataConfig, runs: Path, split: str) -> None:
+        self.styles = data.styles
         self.bank = Bank(runs / "art", data.styles)
         self.plan = Plan(self.bank, data.holdout_percent, held=split == "held")
         self.key = f"{data.seed}|{split}"
@@ -39,15 +43,19 @@ class Stream:
         facts = self.plan.draw(rng)
         return Picture(facts, compose(facts, self.bank, rng, size))
 
+    def facts(self, number: int) -> Facts:
+        """Those of ``picture(number, ...)``, undrawn."""
+        return self.plan.draw(random.Random(f"{self.key}|{number}"))
 
-def batches(steps: Dataset, first: int, last: int, device: torch.device) -> Iterator:
+
+def batches(steps: Dataset[T], first: int, last: int, device: torch.device) -> Iterator[T]:
     """``steps[first]`` to ``steps[last - 1]``, made ahead by other processes where a GPU waits."""
     workers = max(1, (os.cpu_count() or 2) - 2) if device.type == "cuda" else 0
     return iter(
         DataLoader(
             steps,
             batch_size=None,
-            sampler=range(first, last),  # type: ignore[arg-type]
+            sampler=range(first, last),
             num_workers=workers,
             pin_memory=workers > 0,
             prefetch_factor=4 if workers else None,

@@ -171,7 +171,9 @@ def publish(vae: VAE, steps: Crops, folder: Path) -> None:
     """The network for the next stages, with what its latents measure on training pictures."""
     device = next(vae.parameters()).device
     moments = [vae.encode(to_float(steps[n]).to(device)) for n in range(8)]
-    mean, logvar = (torch.cat([m[i].transpose(0, 1).flatten(1) for m in moments], 1) for i in (0, 1))
+    mean, logvar = (
+        torch.cat([m[i].transpose(0, 1).flatten(1) for m in moments], 1) for i in (0, 1)
+    )
     centre = mean.mean(dim=1)
     spread = ((mean.square() + logvar.exp()).mean(dim=1) - centre.square()).sqrt()
     config = replace(

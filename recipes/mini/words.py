@@ -1,4 +1,4 @@
-"""The parts of a caption, in English and Chinese: what is there, where, before what, in which style.
+"""The parts of a caption in both languages: what is there, where, before what, in which style.
 
 Both languages are made from the same facts by the same choices, so whatever is put together from
 the parts stays a true translation.
@@ -16,7 +16,13 @@ from recipes.mini.styles import find_style
 Pair = tuple[str, str]
 DIGITS = 0.12  # how often a count is written "3"
 
-NUMBERS = {1: ("one", "一"), 2: ("two", "两"), 3: ("three", "三"), 4: ("four", "四"), 5: ("five", "五")}
+NUMBERS = {
+    1: ("one", "一"),
+    2: ("two", "两"),
+    3: ("three", "三"),
+    4: ("four", "四"),
+    5: ("five", "五"),
+}
 SIZE_WORDS: dict[str, tuple[Pair, ...]] = {
     "small": (("small", "小小的"), ("tiny", "很小的"), ("little", "小小的")),
     "medium": (("medium-sized", "中等大小的"),),
@@ -30,7 +36,10 @@ PLACE_WORDS: dict[str, tuple[Pair, ...]] = {
     "center": (("in the center", "中央"), ("in the middle", "正中间")),
     "top left": (("in the top left corner", "左上角"), ("in the upper left corner", "左上角")),
     "top right": (("in the top right corner", "右上角"), ("in the upper right corner", "右上角")),
-    "bottom left": (("in the bottom left corner", "左下角"), ("in the lower left corner", "左下角")),
+    "bottom left": (
+        ("in the bottom left corner", "左下角"),
+        ("in the lower left corner", "左下角"),
+    ),
     "bottom right": (
         ("in the bottom right corner", "右下角"),
         ("in the lower right corner", "右下角"),
@@ -71,9 +80,13 @@ class Words:
 
 
 def draw_words(
-    rng: random.Random, facts: Facts, style: int | None, name_ground: bool, names: Pair | None = None
+    rng: random.Random,
+    facts: Facts,
+    style: int | None,
+    name_ground: bool,
+    names: Pair | None = None,
 ) -> Words:
-    """``style``: which of its names, or None to leave it out; ``names``: instead of the concept's."""
+    """``style``: which of its names, or None for none; ``names``: instead of the concept's own."""
     label = find_style(facts.style)
     thing = draw_pair(rng, facts) if facts.other else draw_thing(rng, facts, names)
     place = rng.choice(PLACE_WORDS[facts.place]) if facts.place else ("", "")
@@ -94,9 +107,7 @@ def draw_words(
     )
 
 
-def draw_thing(
-    rng: random.Random, facts: Facts, names: Pair | None
-) -> tuple[str, str, str, str]:
+def draw_thing(rng: random.Random, facts: Facts, names: Pair | None) -> tuple[str, str, str, str]:
     """With article or number; without."""
     concept = facts.concept
     en, zh = names or (concept.en, concept.zh)
