@@ -19,7 +19,7 @@ from recipes.mini.styles import find_style
 Size = tuple[int, int]  # width, height, as everywhere
 Spot = tuple[float, float]
 ALONE = (0.64, 0.84)
-SCALES = {"small": (0.24, 0.32), "medium": (0.5, 0.58), "large": (0.93, 1.0)}
+SIZES_DRAWN = {"small": (0.24, 0.32), "medium": (0.5, 0.58), "large": (0.93, 1.0)}
 PLACED = (0.36, 0.44)
 STANDING = (0.42, 0.56)
 MARGIN = 0.05  # between a placed thing and the edge
@@ -75,7 +75,7 @@ def layout(
         return pair(facts, rng, size, horizon)
     if facts.count > 1:
         return several(facts, rng, size)
-    scale = rng.uniform(*SCALES[facts.size] if facts.size else ALONE)
+    scale = rng.uniform(*SIZES_DRAWN[facts.size] if facts.size else ALONE)
     spot = (size[0] / 2, size[1] / 2)
     if facts.place:
         scale = rng.uniform(*PLACED)

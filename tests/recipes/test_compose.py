@@ -1,124 +1,142 @@
-"""Drawing: the glyph is whole, near the middle, before the named colour."""
+"""Drawing: as many as the facts say, where they say, whole, before the named ground."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from recipes.mini.art import CELL, bare, centre, fill_black, load_bank, rasterise
+from recipes.mini.art import SIDE
 from recipes.mini.colours import COLOURS
-from recipes.mini.compose import SHADE, clash, compose
-from recipes.mini.concepts import choose_concepts
-from recipes.mini.facts import Facts, held_out, spread
+from recipes.mini.compose import SHADE, SIZES_DRAWN, compose, dye, jitter, recolour
+from recipes.mini.facts import PLACES, RELATIONS, Facts, Ground
+from recipes.mini.scenes import SCENES, paint_scene
+from tests.recipes.conftest import DISCS, FOX, KINDS, ROCKET
 
-FOX = choose_concepts(("fox",), 1)[0]
-RED = (222, 44, 48)
-
-
-@pytest.fixture
-def bank():
-    glyph = Image.new("RGBA", (CELL, CELL))
-    ImageDraw.Draw(glyph).rectangle([2, 2, CELL - 3, CELL - 3], fill=(*RED, 255))
-    return {("flat", FOX.hex): glyph}
+SQUARE, WIDE, TALL = (128, 128), (192, 128), (128, 192)
+SIZES = (SQUARE, WIDE, TALL, (64, 64))
 
 
-def draw(bank, background: str, seed: int = 0) -> np.ndarray:
-    return compose(Facts(FOX, "flat", background), bank, random.Random(seed), 64)
+def draw(bank, facts: Facts, size=SQUARE, seed: int = 0) -> np.ndarray:
+    return compose(facts, bank, random.Random(seed), size)
 
 
-def extent(image: np.ndarray) -> tuple[float, float]:
-    """Middle and width of the red square along a row, in pixels."""
-    near = (np.abs(image.astype(int) - RED).sum(-1) < 60).any(0)
-    inside = np.flatnonzero(near)
-    return (inside[0] + inside[-1]) / 2, len(inside)
+def spots(image: np.ndarray, rgb: tuple[int, int, int]) -> list[tuple[float, float, int]]:
+    """Connected areas of a colour: middle as shares of width and height, and pixels."""
+    near = np.abs(image.astype(int) - rgb).sum(-1) < 60
+    found, seen = [], np.zeros_like(near)
+    for start in zip(*np.nonzero(near), strict=True):
+        if seen[start]:
+            continue
+        stack, area = [start], []
+        seen[start] = True
+        while stack:
+            y, x = stack.pop()
+            area.append((y, x))
+            for p in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+                inside = 0 <= p[0] < near.shape[0] and 0 <= p[1] < near.shape[1]
+                if inside and near[p] and not seen[p]:
+                    seen[p] = True
+                    stack.append(p)
+        if len(area) > 12:
+            y, x = np.mean(area, axis=0)
+            found.append((x / near.shape[1], y / near.shape[0], len(area)))
+    return found
 
 
-@pytest.mark.parametrize("name", ["white", "black", "light blue"])
-def test_the_background_is_the_named_colour_up_to_a_shade(bank, name):
-    image = draw(bank, name)
-    assert image.shape == (64, 64, 3)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_kind_is_drawn_at_every_size(bank, kind, size):
+    image = draw(bank, KINDS[kind], size)
+    assert image.shape == (size[1], size[0], 3)
     assert image.dtype == np.uint8
-    off = np.abs(image[0, 0].astype(int) - COLOURS[name].rgb)
-    assert off.max() <= SHADE * 1.25 + 1
-    np.testing.assert_array_equal(image[0, 0], image[-1, -1])
+    assert image.std() > 5
+    np.testing.assert_array_equal(image, draw(bank, KINDS[kind], size))
 
 
-def test_the_glyph_fills_eight_to_nine_tenths_and_stays_near_the_middle(bank):
-    sizes = []
-    for seed in range(40):
-        middle, width = extent(draw(bank, "blue", seed))
-        assert abs(middle - 31.5) <= 2.5
-        assert 0.78 * 64 - 2 <= width <= 0.92 * 64 + 1
-        sizes.append(width)
-    assert max(sizes) - min(sizes) >= 4
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_as_many_as_named_and_none_touches_another(bank, count, size):
+    for seed in range(6):
+        found = spots(draw(bank, Facts(FOX, "3d", count=count), size, seed), DISCS[FOX.hex])
+        assert len(found) == count
 
 
-def test_the_stream_decides_the_pixels(bank):
-    np.testing.assert_array_equal(draw(bank, "blue", 3), draw(bank, "blue", 3))
-    assert (draw(bank, "blue", 3) != draw(bank, "blue", 4)).any()
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_is_a_third_of_the_picture(bank, place, size):
+    x, y, _ = spots(draw(bank, Facts(FOX, "3d", place=place), size), DISCS[FOX.hex])[0]
+    words = place.split()
+    assert x < 0.38 if "left" in words else x > 0.62 if "right" in words else 0.4 < x < 0.6
+    assert y < 0.38 if "top" in words else y > 0.62 if "bottom" in words else 0.4 < y < 0.6
 
 
-def test_a_glyph_clashes_with_its_own_colour_only(bank):
-    glyph = bank["flat", FOX.hex]
-    clashing = [name for name, colour in COLOURS.items() if clash(glyph, colour.rgb)]
-    assert clashing == ["red"]
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_the_first_of_a_pair_stands_where_it_is_said(bank, relation, size):
+    image = draw(bank, Facts(FOX, "3d", other=ROCKET, relation=relation), size)
+    (fx, fy, _), (rx, ry, _) = (spots(image, DISCS[c.hex])[0] for c in (FOX, ROCKET))
+    apart = {"left": rx - fx, "right": fx - rx, "above": ry - fy, "below": fy - ry}
+    assert apart[relation] > 0.3
 
 
-def test_centre_cuts_to_the_drawing_and_fills_the_cell():
-    image = Image.new("RGBA", (100, 100))
-    ImageDraw.Draw(image).rectangle([60, 10, 99, 29], fill=(0, 0, 0, 255))
-    cell = centre(image)
-    box = cell.getchannel("A").point(lambda a: 255 if a > 128 else 0).getbbox()
-    left, top, right, bottom = box
-    assert (left, right) == (2, CELL - 2)
-    assert bottom - top == pytest.approx((CELL - 4) / 2, abs=2)
-    assert abs(top - (CELL - bottom)) <= 1
-    assert centre(Image.new("RGBA", (9, 9))) is None
+def test_three_sizes_do_not_overlap(bank):
+    areas = {}
+    for size in SIZES_DRAWN:
+        drawn = (draw(bank, Facts(FOX, "3d", size=size), seed=s) for s in range(8))
+        areas[size] = [spots(image, DISCS[FOX.hex])[0][2] for image in drawn]
+    assert max(areas["small"]) < 0.5 * min(areas["medium"])
+    assert max(areas["medium"]) < 0.7 * min(areas["large"])
 
 
-def test_a_silhouette_is_black_without_the_faint_shadow():
-    glyph = Image.new("RGBA", (2, 1), (200, 10, 10, 255))
-    glyph.putpixel((1, 0), (90, 90, 90, 30))
-    assert np.asarray(fill_black(glyph)).tolist() == [[[0, 0, 0, 255], [0, 0, 0, 0]]]
+def test_the_background_is_the_named_colour_up_to_a_shade(bank):
+    for name in ("white", "black", "light blue"):
+        image = draw(bank, Facts(FOX, "3d", Ground(name)))
+        off = np.abs(image[0, 0].astype(int) - COLOURS[name].rgb)
+        assert off.max() <= SHADE * 1.25 + 1
+        np.testing.assert_array_equal(image[0, 0], image[-1, -1])
 
 
-def test_an_icon_is_found_by_its_alias_and_drawn():
-    icons = {
-        "width": 10,
-        "height": 10,
-        "icons": {"square": {"body": '<path fill="#f00" d="M0 0h10v10h-10z"/>'}},
-        "aliases": {"box": {"parent": "square"}},
-    }
-    assert rasterise(icons, "box").getpixel((5, 5)) == (255, 0, 0, 255)
-    assert rasterise(icons, "none") is None
+def test_a_gradient_goes_from_the_first_colour_down_to_the_second(bank):
+    image = draw(bank, KINDS["fading"]).astype(int)
+    for row, name in ((0, "yellow"), (-1, "pink")):
+        assert np.abs(image[row, 0] - COLOURS[name].rgb).max() <= SHADE * 1.25 + 2
 
 
-def test_code_points_lose_the_variation_selector():
-    assert bare("2600-fe0f") == "2600"
-    assert bare("1f408-200d-2b1b") == "1f408-200d-2b1b"
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_scene_fills_the_picture_and_says_what_is_behind(name, size):
+    image, horizon = paint_scene(name, random.Random(1), *size)
+    assert image.size == size
+    assert 0.5 * size[1] < horizon < 0.7 * size[1]
+    middle = np.asarray(image).reshape(-1, 3).astype(int)
+    for rgb in SCENES[name].behind:
+        assert (np.abs(middle - rgb).sum(-1) < 90).mean() > 0.05
 
 
-def test_a_concept_without_a_drawing_is_an_error_that_names_it(config, runs):
-    cat = choose_concepts(("cat",), 1)
-    with pytest.raises(ValueError, match="style '3d' has no drawing of 'cat'"):
-        load_bank(config, cat, runs)
+def test_a_dye_keeps_the_shading_and_the_outline():
+    glyph = Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGBA")
+    red = np.asarray(dye(glyph, COLOURS["red"].rgb)).astype(int)
+    assert red[0, 0, :3].sum() < red[SIDE // 2, 0, :3].sum() < red[-1, 0, :3].sum()
+    assert (red[..., 0] > red[..., 1]).all()
+    assert (red[..., 3] == 255).all()
 
 
-def test_the_bank_is_kept_until_the_concepts_change(config, runs):
-    fox, rocket = choose_concepts(("fox", "rocket"), 2)
-    first = load_bank(config, [fox], runs)
-    cached = (runs / "art" / "3d.npz").read_bytes()
-    again = load_bank(config, [fox], runs)
-    assert np.array_equal(first["3d", fox.hex], again["3d", fox.hex])
-    assert (runs / "art" / "3d.npz").read_bytes() == cached
-    assert ("3d", rocket.hex) in load_bank(config, [fox, rocket], runs)
+def test_a_drawing_of_one_colour_is_black_or_as_named(bank):
+    glyph = bank["3d", FOX.hex]
+    flat = np.asarray(recolour(glyph, (1, 2, 3)))
+    assert (flat[..., :3] == (1, 2, 3)).all()
+    np.testing.assert_array_equal(flat[..., 3], np.asarray(glyph)[..., 3])
 
 
-def test_the_held_out_rule_is_fixed_and_spares_plain_pictures():
-    # sha1sum says so too; another number would move pairs between training and held-out.
-    assert spread("v1|1f98a|bg|blue") == 0x7072727C
-    backgrounds = [Facts(FOX, "flat", name) for name in COLOURS]
-    assert [f.background for f in backgrounds if held_out(f, 100)] == list(COLOURS)[1:]
-    assert not any(held_out(f, 0) for f in backgrounds)
-    assert held_out(Facts(FOX, "flat", "blue"), 55) == held_out(Facts(FOX, "3d", "blue"), 55)
+def test_only_the_named_thing_is_dyed(bank):
+    image = draw(bank, replace(KINDS["pair"], tint="green"))
+    assert spots(image, DISCS[FOX.hex]) == []
+    assert len(spots(image, DISCS[ROCKET.hex])) == 1
+
+
+def test_jitter_stays_near():
+    for seed in range(50):
+        off = np.abs(np.subtract(jitter(random.Random(seed), (120, 120, 120)), 120))
+        assert off.max() <= SHADE * 1.25 + 1

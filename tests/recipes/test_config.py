@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from recipes.mini.concepts import choose_concepts
 from recipes.mini.config import ConfigError, JudgeConfig, Package, section
 from recipes.mini.fetch import needed
 from recipes.mini.styles import STYLES
@@ -12,16 +11,16 @@ from recipes.mini.styles import STYLES
 PINNED = {"version": "1.0.0", "integrity": "sha512-x"}
 
 
-def test_the_shipped_file_describes_the_first_edition(full_config):
+def test_the_shipped_file_describes_the_second_edition(full_config):
     data = full_config.data
-    assert len(choose_concepts(data.concepts, data.num_concepts)) == 120
-    assert data.styles == ("flat", "3d")
+    assert data.styles == tuple(STYLES)
+    assert data.sizes == ((128, 128), (192, 128), (128, 192))
+    assert data.holdout_percent == 10
     assert set(needed(full_config)) <= set(full_config.packages)
 
 
-def test_every_style_can_be_turned_on_by_the_file_alone(full_config):
+def test_labels_of_styles_come_in_pairs():
     for style in STYLES.values():
-        assert {style.package, style.slugs or style.package} <= set(full_config.packages)
         assert len(style.en) == len(style.zh) == 3
 
 
@@ -52,10 +51,3 @@ def test_a_whole_number_may_stand_for_a_float_but_not_a_boolean_for_an_integer(f
     assert section(table, "judge", JudgeConfig).learning_rate == 1.0
     with pytest.raises(ConfigError, match="judge: batch is True"):
         section({**table, "batch": True}, "judge", JudgeConfig)
-
-
-def test_concepts_that_are_unknown_or_miscounted_are_named():
-    with pytest.raises(ValueError, match="concept 'foxx' is not in"):
-        choose_concepts(("fox", "foxx"), 2)
-    with pytest.raises(ValueError, match="1 different concepts are named, num_concepts is 2"):
-        choose_concepts(("fox", "fox"), 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes.mini import checkpoint
 from recipes.mini.loop import Average, Budget, learning_rate, train
 
 STEPS, BATCH = 12, 4
@@ -61,7 +62,7 @@ def test_time_ends_a_run(tmp_path: Path) -> None:
     budget = Budget(pictures=10**9, batch=BATCH, minutes=1e-4)
     done = train({"layer": toy.layer}, toy.step, budget, tmp_path, lambda step: None)
     assert 0 < done < 10**6
-    assert (tmp_path / "state.pt").exists()
+    assert (tmp_path / "state" / "index.json").exists()
 
 
 def test_broken_loss_is_an_error(tmp_path: Path) -> None:
@@ -88,5 +89,5 @@ def test_asked_to_stop_saves_first(tmp_path: Path) -> None:
 
     done = train({"layer": toy.layer}, step, Budget(400, BATCH), tmp_path, lambda step: None)
     assert done == 4
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
+    assert checkpoint.load(tmp_path / "state")["step"] == 4
     assert signal.getsignal(signal.SIGTERM) == handler

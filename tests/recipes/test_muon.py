@@ -42,3 +42,11 @@ def test_a_step_has_the_size_that_the_rate_says() -> None:
     values = torch.linalg.svdvals(moved) / (0.01 * 0.2 * 64**0.5)
     assert 0.65 < values.median() < 1.25
     assert values.max() < 1.25
+
+
+def test_a_kernel_moves_as_the_matrix_of_its_outputs() -> None:
+    grad = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(4))
+    kernel, matrix = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((8, 4, 3, 3), (8, 36)))
+    kernel.grad, matrix.grad = grad, grad.flatten(1)
+    Muon([kernel, matrix], lr=0.01).step()
+    assert torch.equal(kernel.detach().flatten(1), matrix.detach())
