@@ -10,7 +10,7 @@ from recipes.mini import judge as stage
 from recipes.mini.concepts import read_concepts
 from recipes.mini.files import read_json
 from recipes.mini.views import draw_views
-from tests.recipes.conftest import LANTERN, DISCS, FOX, ROCKET
+from tests.recipes.conftest import DISCS, FOX, LANTERN, ROCKET
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ from recipes.mini.colours import COLOURS
 from recipes.mini.facts import Facts, Ground, cells, held_out
 from recipes.mini.plan import Plan, draw_ground, solid_colours
 from recipes.mini.stream import Stream, batches
-from tests.recipes.conftest import LANTERN, FOX, ROCKET
+from tests.recipes.conftest import FOX, LANTERN, ROCKET
 
 
 @pytest.fixture
