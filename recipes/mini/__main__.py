@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.mini import config
 
-STAGES = ("fetch", "data", "tokenizer", "vae", "base", "export", "judge", "score")
+STAGES = ("fetch", "data", "tokenizer", "vae", "base", "export", "judge", "reader", "score")
 
 
 def main() -> None:

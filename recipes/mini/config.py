@@ -44,7 +44,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The classifier that scores pictures; ``seed`` is apart from the generator's."""
+    """A classifier that scores pictures; ``seed`` is apart from the generator's."""
 
     width: int
     pictures: int
@@ -115,6 +115,7 @@ class Config:
     vae: VAEStage
     base: BaseStage
     judge: JudgeConfig
+    reader: JudgeConfig
 
 
 def load(path: Path) -> Config:

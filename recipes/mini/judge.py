@@ -31,31 +31,54 @@ from recipes.mini.views import draw_views
 GLYPH = 96  # pixels: views reduce it to 40 to 64
 
 
+class Trunk(nn.Module):
+    """Residual convolutions, halving four times."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        self.channels = widths[-1]
+        self.stem = convolution(3, width, stride=2)
+        self.stages = nn.Sequential(*(Stage(a, b) for a, b in itertools.pairwise(widths)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> [B, channels, H / 16, W / 16]"""
+        features: Tensor = self.stages(F.relu(self.stem(image)))
+        return features
+
+
 class Judge(nn.Module):
-    """Residual convolutions, halving four times, then the mean over the picture."""
+    """The mean of the features over the picture, and a name for it."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        widths = (width, 2 * width, 4 * width, 8 * width)
         self.width, self.num_classes = width, num_classes
-        self.stem = convolution(3, width, stride=2)
-        self.stages = nn.Sequential(*(Stage(a, b) for a, b in itertools.pairwise(widths)))
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.trunk = Trunk(width)
+        self.head = nn.Linear(self.trunk.channels, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, 64, 64] in -1..1 -> logits [B, classes]"""
-        features = self.stages(F.relu(self.stem(image)))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.features(image))
         return logits
 
-    @torch.no_grad()
+    def features(self, image: Tensor) -> Tensor:
+        return self.trunk(image).mean(dim=(2, 3))
+
     def classify(self, images: np.ndarray) -> Tensor:
         """uint8 [n, 64, 64, 3] -> logits [n, classes]; classes are the concepts in their order."""
+        return self.over(images, self)
+
+    def describe(self, images: np.ndarray) -> Tensor:
+        """uint8 [n, 64, 64, 3] -> features [n, channels], in which pictures are compared"""
+        return self.over(images, self.features)
+
+    @torch.no_grad()
+    def over(self, images: np.ndarray, function: Callable[[Tensor], Tensor]) -> Tensor:
         self.eval()
         device = self.head.weight.device
         parts = torch.split(torch.from_numpy(np.ascontiguousarray(images)), 256)
         scaled = (part.to(device).permute(0, 3, 1, 2) / 127.5 - 1 for part in parts)
-        return torch.cat([self(part).cpu() for part in scaled])
+        return torch.cat([function(part).cpu() for part in scaled])
 
 
 class Stage(nn.Module):

@@ -1,106 +1,172 @@
-"""Stage `score`: paint held-out prompts in both languages, and let the judge name the pictures.
+"""Stage `score`: paint held-out prompts in both languages, and let networks say what is in them.
 
-The prompts name concept, style and background, a combination that training never saw. On shuffled
-prompts (pictures judged against other concepts' names) the score must fall to chance: that shows
-that it measures anything.
+Every prompt names a combination that training never saw. The same reading of real renders of the
+same facts stands beside: no figure can be trusted above it. On shuffled prompts (pictures against
+what others were asked for) every figure must fall to chance: that shows that it measures anything.
 """
 
 import platform
+import random
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 import danqing
 from recipes.mini import judge as judges
+from recipes.mini import reader as readers
 from recipes.mini.captions import prompts
 from recipes.mini.colours import COLOURS
+from recipes.mini.compose import Size
 from recipes.mini.concepts import read_concepts
 from recipes.mini.config import Config, DataConfig
 from recipes.mini.crops import SIDE
-from recipes.mini.facts import Facts
+from recipes.mini.facts import MOST, Facts
 from recipes.mini.files import read_json, write_atomic
-from recipes.mini.stream import Stream
+from recipes.mini.judge import Judge
+from recipes.mini.plan import COMMON_WEIGHT
+from recipes.mini.reader import Reader
+from recipes.mini.stream import Picture, Stream
 
-STEPS, GUIDANCE, SEED = 30, 4.0, 1
-PROMPTS = 240
+STEPS, GUIDANCE, SEEDS = 30, 4.0, (1, 2)
+SIZE: Size = (2 * SIDE, 2 * SIDE)
+PROMPTS = 120  # of each group
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SHEETS = ("en", "zh")
+LANGUAGES = {"English": "en", "Chinese": "zh"}
+# Where the middle of the first of a pair stands, and of the other one, as shares of the picture.
+BESIDE = {
+    "left": ((0.26, 0.5), (0.74, 0.5)),
+    "right": ((0.74, 0.5), (0.26, 0.5)),
+    "above": ((0.5, 0.26), (0.5, 0.74)),
+    "below": ((0.5, 0.74), (0.5, 0.26)),
+}
+Answers = dict[str, list[object]]  # None where a picture was not asked for it
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Shares of pictures, one language."""
+class Asked:
+    """Facts, the number of each in its stream, and the group that each stands for."""
 
-    prompts: int
-    top1: float
-    top5: float
-    background: float
-    shuffled: float
+    facts: list[Facts]
+    numbers: list[int]
+    groups: list[str]
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
-    model = runs / "model" if (runs / "model").is_dir() else "mini"
-    pipe = danqing.load(str(model))
-    facts = scored_facts(config.data, runs)
-    judge = judges.load(runs)
+    pipe = danqing.load(str(runs / "model" if (runs / "model").is_dir() else "mini"))
+    asked, stream = held_facts(config.data, runs), Stream(config.data, runs, "held")
+    judge, reader = judges.load(runs), readers.load(runs)
     started = time.monotonic()
-    scores = {}
-    for language, name in enumerate(SHEETS):
-        images = paint(pipe, [prompts(f)[language] for f in facts])
-        scores[name] = score(judge.classify(images), images, facts)
-        contact_sheet(images, runs / "score" / f"{name}.png")
+    painted = {name: paint(pipe, asked.facts, language) for name, language in LANGUAGES.items()}
     seconds = time.monotonic() - started
-    text = table(
-        scores,
-        read_json(runs / "judge" / "judge.json")["accuracy"],
-        pipe.model.fingerprint,
-        seconds,
-    )
+    for name, images in painted.items():
+        contact_sheet(small(images[0]), runs / "score" / f"{LANGUAGES[name]}.png")
+    real = np.stack([stream.picture(n, SIZE).image for n in asked.numbers])
+    others = np.stack([p.image for p in strangers(stream, asked)])
+    columns = {
+        name: mean([shares(judge, reader, one, asked) for one in images])
+        for name, images in painted.items()
+    }
+    columns["real renders"] = shares(judge, reader, real, asked)
+    distances = {
+        name: distance(judge, images[0], real) / distance(judge, others, real)
+        for name, images in painted.items()
+    }
+    text = page(columns, distances, facts_of(config, runs, pipe.model.fingerprint, seconds, asked))
     write_atomic(runs / "score" / "table.md", text.encode())
     print(text)
     publish(text)
 
 
-def scored_facts(data: DataConfig, runs: Path) -> list[Facts]:
-    """One thing each, common ones, in held-out combinations only."""
-    stream, number = Stream(data, runs, "held"), 0
-    facts: list[Facts] = []
-    while len(facts) < PROMPTS:
-        drawn, number = stream.facts(number), number + 1
-        if drawn.alone and drawn.concept.common and not drawn.ground.scene:
-            facts.append(drawn)
-    return facts
+# ---- what is asked for ------------------------------------------------------------------------
 
 
-def paint(pipe: "danqing.Pipeline", texts: Sequence[str]) -> np.ndarray:
-    """uint8 [n, H, W, 3]; every picture has the same seed, so that only the prompt differs."""
-    requests = [danqing.Request(text, seed=SEED, steps=STEPS, guidance=GUIDANCE) for text in texts]
-    painted = (result.image for result in pipe.generate(requests))
-    return np.stack(
-        [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) for image in painted]
-    )
+def held_facts(data: DataConfig, runs: Path, count: int = PROMPTS) -> Asked:
+    """Held-out combinations, ``count`` for each row of the table, in the order of the stream."""
+    stream, asked, number = Stream(data, runs, "held"), Asked([], [], []), 0
+    left = {name: count // MOST if name.startswith("count") else count for name in GROUPS}
+    chance = random.Random(0)
+    while any(left.values()):
+        facts = stream.facts(number)
+        group = next((name for name in left if left[name] and GROUPS[name](facts, chance)), None)
+        if group:
+            left[group] -= 1
+            asked.facts.append(facts)
+            asked.numbers.append(number)
+            asked.groups.append(group)
+        number += 1
+    return asked
 
 
-def score(logits: Tensor, images: np.ndarray, facts: list[Facts]) -> Scores:
-    classes = {concept.hex: i for i, concept in enumerate(read_concepts())}
-    labels = torch.tensor([classes[f.concept.hex] for f in facts])
-    best = logits.topk(5, dim=1).indices
-    # Against the labels of another place: a rotation leaves hardly any label at home.
-    strangers = labels.roll(len(labels) // 3 * 2)
-    solid = [(i, f) for i, f in zip(images, facts, strict=True) if not f.ground.fade]
-    return Scores(
-        prompts=len(facts),
-        top1=(best[:, 0] == labels).float().mean().item(),
-        top5=(best == labels[:, None]).any(dim=1).float().mean().item(),
-        background=float(np.mean([ground(image) == f.ground.colour for image, f in solid])),
-        shuffled=(best[:, 0] == strangers).float().mean().item(),
-    )
+def plain(facts: Facts) -> bool:
+    return facts.alone and not facts.ground.scene and facts.tint is None
+
+
+Group = Callable[[Facts, random.Random], bool]
+
+
+def counted(number: int) -> Group:
+    return lambda facts, _: facts.count == number and (number > 1 or plain(facts))
+
+
+# A common thing is drawn more often than another; here all things weigh the same in "all".
+GROUPS: dict[str, Group] = {
+    **{f"count {number}": counted(number) for number in range(1, MOST + 1)},
+    "place": lambda f, _: f.place is not None,
+    "pair": lambda f, _: f.other is not None and not f.ground.scene,
+    "all": lambda f, chance: (
+        plain(f) and (not f.concept.common or chance.random() * COMMON_WEIGHT < 1)
+    ),
+    "common": lambda f, _: plain(f) and f.concept.common,
+}
+
+
+def strangers(stream: Stream, asked: Asked) -> Iterator[Picture]:
+    """As many other pictures, of the same groups: real ones to compare real ones with."""
+    number, chance, left = max(asked.numbers) + 1, random.Random(1), Counter(asked.groups)
+    while +left:
+        facts = stream.facts(number)
+        group = next((name for name in +left if GROUPS[name](facts, chance)), None)
+        if group:
+            left[group] -= 1
+            yield stream.picture(number, SIZE)
+        number += 1
+
+
+# ---- pictures ---------------------------------------------------------------------------------
+
+
+def paint(pipe: "danqing.Pipeline", facts: Sequence[Facts], language: str) -> list[np.ndarray]:
+    """For each seed uint8 [n, H, W, 3]; all pictures of one have it, so only the prompt differs."""
+    texts = [prompts(f)[language == "zh"] for f in facts]
+    painted = []
+    for seed in SEEDS:
+        requests = [
+            danqing.Request(text, seed=seed, steps=STEPS, guidance=GUIDANCE, size=SIZE)
+            for text in texts
+        ]
+        painted.append(np.stack([np.asarray(r.image) for r in pipe.generate(requests)]))
+    return painted
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """At half the size, as the networks look at pictures."""
+    n, height, width, channels = images.shape
+    halves = images.reshape(n, height // 2, 2, width // 2, 2, channels).astype(np.float32)
+    return halves.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
+def around(image: np.ndarray, spot: tuple[float, float]) -> np.ndarray:
+    """The SIDE x SIDE pixels about a place of a picture, as far as it goes."""
+    height, width = image.shape[:2]
+    x, y = round(spot[0] * width - SIDE / 2), round(spot[1] * height - SIDE / 2)
+    x, y = min(max(x, 0), width - SIDE), min(max(y, 0), height - SIDE)
+    return image[y : y + SIDE, x : x + SIDE]
 
 
 def ground(image: np.ndarray) -> str:
@@ -110,39 +176,129 @@ def ground(image: np.ndarray) -> str:
     return min(COLOURS, key=lambda name: float(np.abs(middle - np.array(COLOURS[name].rgb)).sum()))
 
 
-def contact_sheet(images: np.ndarray, path: Path, columns: int = 20) -> None:
+def contact_sheet(images: np.ndarray, path: Path, columns: int = 24) -> None:
     rows = [np.concatenate(images[i : i + columns], axis=1) for i in range(0, len(images), columns)]
     sheet = Image.fromarray(np.concatenate([r for r in rows if r.shape == rows[0].shape]))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
-def table(
-    scores: dict[str, Scores], judge: dict[str, float], fingerprint: str, seconds: float
-) -> str:
-    def row(name: str, pick: str) -> str:
-        cells = [f"{100 * getattr(scores[language], pick):.1f} %" for language in SHEETS]
-        return f"| {name} | {' | '.join(cells)} |"
+# ---- what they show ---------------------------------------------------------------------------
 
-    english = scores["en"]
-    real = ", ".join(f"{style} {100 * share:.1f} %" for style, share in judge.items())
-    chance = 100 / english.prompts
-    lines = [
-        f"Model {fingerprint}, {english.prompts} prompts in each language, {STEPS} steps, guidance "
-        f"{GUIDANCE:g}, seed {SEED}; painted and judged in {seconds / 60:.1f} minutes on "
-        f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}, "
-        f"danqing {danqing.__version__}. Command: `make score`.",
-        "",
-        "| | English | Chinese |",
-        "|---|---|---|",
-        row("concept, top-1", "top1"),
-        row("concept, top-5", "top5"),
-        row("background colour", "background"),
-        row(f"concept, top-1, shuffled prompts (chance {chance:.1f} %)", "shuffled"),
-        "",
-        f"The judge's own accuracy on held-out renders: {real}.",
+ROWS = {
+    "common": "concept, the common things",
+    "all": "concept, all things",
+    "background": "background colour",
+    "style": "style",
+    "count": "count, 1 to 5",
+    "place": "position, 9",
+    "pair": "both objects of a pair",
+}
+
+
+def wanted(asked: Asked) -> Answers:
+    every = list(zip(asked.facts, asked.groups, strict=True))
+    solid = [(f, g in ("all", "common") and not f.ground.fade) for f, g in every]
+    return {
+        "common": [f.concept.hex if g == "common" else None for f, g in every],
+        "all": [f.concept.hex if g == "all" else None for f, g in every],
+        "background": [f.ground.colour if own else None for f, own in solid],
+        "style": [f.style if g in ("all", "common") else None for f, g in every],
+        "count": [f.count if g.startswith("count") else None for f, g in every],
+        "place": [f.place if g == "place" else None for f, g in every],
+        "pair": [
+            (f.concept.hex, f.other.hex) if g == "pair" and f.other else None for f, g in every
+        ],
+    }
+
+
+def answers(judge: Judge, reader: Reader, images: np.ndarray, facts: Sequence[Facts]) -> Answers:
+    """What the networks see in pictures of SIZE."""
+    halved = small(images)
+    named = names(judge, halved)
+    spots = [BESIDE[f.relation or "left"] for f in facts]
+    firsts, seconds = (
+        names(judge, np.stack([around(i, s[n]) for i, s in zip(images, spots, strict=True)]))
+        for n in (0, 1)
+    )
+    return {
+        "common": named,
+        "all": named,
+        "background": [ground(image) for image in images],
+        **{name: list(own) for name, own in reader.read(halved).items()},
+        "pair": list(zip(firsts, seconds, strict=True)),
+    }
+
+
+def names(judge: Judge, images: np.ndarray) -> list[object]:
+    concepts = read_concepts()
+    return [concepts[int(i)].hex for i in judge.classify(images).argmax(dim=1)]
+
+
+def shares(judge: Judge, reader: Reader, images: np.ndarray, asked: Asked) -> dict[str, float]:
+    """Right answers in each row, and in each row of shuffled prompts."""
+    return compare(answers(judge, reader, images, asked.facts), wanted(asked))
+
+
+def compare(found: Answers, right: Answers) -> dict[str, float]:
+    shares = {}
+    for name, own in right.items():
+        pairs = [(a, w) for a, w in zip(found[name], own, strict=True) if w is not None]
+        given, told = zip(*pairs, strict=True)
+        turn = len(told) // 3
+        moved = told[turn:] + told[:turn]
+        shares[name] = float(np.mean([a == w for a, w in pairs]))
+        shares[f"{name}, shuffled"] = float(
+            np.mean([a == w for a, w in zip(given, moved, strict=True)])
+        )
+        shares[f"{name}, chance"] = float(
+            np.mean([a == w for a, w in zip(told, moved, strict=True)])
+        )
+    return shares
+
+
+def mean(every: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([own[name] for own in every])) for name in every[0]}
+
+
+def distance(judge: Judge, images: np.ndarray, others: np.ndarray) -> float:
+    """Frechet's between normal distributions of the judge's features (Heusel et al. 2017)."""
+    one, two = (judge.describe(small(own)).double() for own in (images, others))
+    centres = (one.mean(dim=0) - two.mean(dim=0)).square().sum()
+    first, second = torch.cov(one.T), torch.cov(two.T)
+    root = torch.linalg.eigvals(first @ second).sqrt().real.sum()
+    return float(centres + first.trace() + second.trace() - 2 * root)
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+def facts_of(config: Config, runs: Path, model: str, seconds: float, asked: Asked) -> list[str]:
+    judge = read_json(runs / "judge" / "judge.json")["accuracy"]
+    reader = read_json(runs / "reader" / "reader.json")["accuracy"]
+    told = [f"{name} {100 * share:.1f} %" for own in (judge, reader) for name, share in own.items()]
+    return [
+        f"Model {model}, {len(asked.facts)} prompts of held-out combinations in each language, "
+        f"{len(SEEDS)} seeds, {STEPS} steps, guidance {GUIDANCE:g}, {SIZE[0]}x{SIZE[1]}; painted "
+        f"in {seconds / 60:.1f} minutes on {torch.get_num_threads()} threads of "
+        f"{platform.machine()}, torch {torch.__version__}, danqing {danqing.__version__}. "
+        "Command: `make score`.",
+        f"The networks' own right answers on held-out renders: {', '.join(told)}.",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def page(columns: dict[str, dict[str, float]], distances: dict[str, float], told: list[str]) -> str:
+    """``chance``: how often another prompt asks for the same."""
+    heads = [*columns, "shuffled", "chance"]
+    lines = [told[0], "", f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    first = next(iter(columns.values()))
+    for name, label in ROWS.items():
+        values = [own[name] for own in columns.values()]
+        values += [first[f"{name}, shuffled"], first[f"{name}, chance"]]
+        lines.append(f"| {label} | {' | '.join(f'{100 * v:.1f} %' for v in values)} |")
+    far = " | ".join(f"{distances[name]:.2f} x" if name in distances else "1 x" for name in columns)
+    lines.append(f"| distance to real renders in the judge's features | {far} | | |")
+    return "\n".join([*lines, "", told[1]]) + "\n"
 
 
 def publish(text: str) -> None:

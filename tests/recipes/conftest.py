@@ -51,7 +51,8 @@ def config(full_config: Config) -> Config:
     """One style; a third of the combinations held out, but none of these things in the style."""
     data = replace(full_config.data, styles=("3d",), sizes=((64, 64), (96, 64)), holdout_percent=35)
     judge = replace(full_config.judge, width=4, pictures=24, batch=8, held_renders=2)
-    return replace(full_config, data=data, judge=judge)
+    reader = replace(full_config.reader, width=4, pictures=24, batch=8, held_renders=5)
+    return replace(full_config, data=data, judge=judge, reader=reader)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The stages one after the other, tiny: from drawn discs to a model folder that paints."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,9 @@ import pytest
 import torch
 
 import danqing
-from recipes.mini import base, checkpoint, data, export, judge, score, vae
+from recipes.mini import base, checkpoint, data, export, judge, reader, score, vae
 from recipes.mini.art import load_bank
 from recipes.mini.colours import COLOURS
-from recipes.mini.concepts import read_concepts
 from recipes.mini.config import Config
 from recipes.mini.crops import Crops
 from recipes.mini.facts import held_out
@@ -44,7 +44,7 @@ def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
 @pytest.fixture
 def trained(small: Config, runs: Path) -> Path:
     tiny.write_tokenizer(runs / "tokenizer")
-    for stage in (data, vae, base, export, judge):
+    for stage in (data, vae, base, export, judge, reader):
         stage.run(small, runs, None)
     return runs
 
@@ -83,16 +83,22 @@ def check_batches(config: Config, runs: Path) -> None:
 
 
 def check_scores(config: Config, runs: Path) -> None:
-    """A perfect guesser scores 100 %, and little on shuffled prompts."""
-    facts = score.scored_facts(config.data, runs)
-    assert all(held_out(f, config.data.holdout_percent) for f in facts)
-    labels = [[c.hex for c in read_concepts()].index(f.concept.hex) for f in facts]
-    logits = torch.nn.functional.one_hot(torch.tensor(labels), len(read_concepts())).float()
-    images = np.stack([np.full((64, 64, 3), COLOURS[f.ground.colour].rgb) for f in facts])
-    found = score.score(logits, images, facts)
-    assert found.top1 == 1.0
-    assert found.shuffled < 0.7  # there are only four things here
-    assert found.background == 1.0
+    """Perfect answers score 100 %, and on shuffled prompts what chance gives."""
+    asked = score.held_facts(config.data, runs, count=10)
+    assert all(held_out(f, config.data.holdout_percent) for f in asked.facts)
+    assert Counter(asked.groups) == {f"count {n}": 2 for n in range(1, 6)} | dict.fromkeys(
+        ("place", "pair", "all", "common"), 10
+    )
+    right = score.wanted(asked)
+    assert {name: sum(w is not None for w in own) for name, own in right.items()}["count"] == 10
+    found = score.compare(right, right)
+    for name in score.ROWS:
+        assert found[name] == 1.0
+        assert found[f"{name}, shuffled"] == found[f"{name}, chance"] < 1 or name == "style"
+    images = np.stack([np.full((128, 128, 3), COLOURS[f.ground.colour].rgb) for f in asked.facts])
+    seen = score.answers(judge.load(runs), reader.load(runs), images.astype(np.uint8), asked.facts)
+    assert score.compare(seen, right)["background"] == 1.0
+    assert len(list(score.strangers(Stream(config.data, runs, "held"), asked))) == len(images)
 
 
 def test_a_resumed_vae_ends_where_an_unbroken_one_does(small: Config, runs: Path) -> None:
