@@ -59,8 +59,12 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class VAEStage:
-    """The VAE and its training; ``decay``: the last share of steps, with a falling rate."""
+    """The VAE and its training; ``decay``: the last share of steps, with a falling rate.
 
+    It sees more ``styles`` than the base, so that adapters can teach some of them.
+    """
+
+    styles: tuple[str, ...]
     base_dim: int
     dim_mult: tuple[int, ...]
     num_res_blocks: int

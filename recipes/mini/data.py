@@ -11,7 +11,6 @@ from pathlib import Path
 from recipes.mini.art import Bank, load_bank
 from recipes.mini.concepts import read_concepts
 from recipes.mini.config import Config
-from recipes.mini.facts import Facts, held_out
 from recipes.mini.files import write_json
 from recipes.mini.sheet import write_sheet
 from recipes.mini.stream import Stream
@@ -30,7 +29,6 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 def describe(config: Config, bank: Bank) -> dict[str, object]:
     """What there is, and whose it is: the licences travel with the model."""
     concepts, styles = read_concepts(), Counter(style for style, _ in bank)
-    check_all_are_learned(config, bank)
     counts = {"concepts": len(concepts), "common": sum(c.common for c in concepts), **styles}
     owners = {name: find_style(name) for name in config.data.styles}
     licences = {
@@ -38,13 +36,3 @@ def describe(config: Config, bank: Bank) -> dict[str, object]:
         for name, style in owners.items()
     }
     return {"counts": counts, "data": asdict(config.data), "licences": licences}
-
-
-def check_all_are_learned(config: Config, bank: Bank) -> None:
-    """A thing that has been drawn in few styles might be held out in each of them."""
-    drawn = {code for _, code in bank}
-    percent = config.data.holdout_percent
-    for concept in read_concepts():
-        styles = [s for s in config.data.styles if (s, concept.hex) in bank]
-        if concept.hex in drawn and all(held_out(Facts(concept, s), percent) for s in styles):
-            raise ValueError(f"{concept.en!r} is held out in all of its styles: {styles}")

@@ -5,7 +5,7 @@ same picture. Whatever the facts leave open (the exact place, shade or flip) is 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from recipes.mini.colours import WHITE
@@ -58,9 +58,21 @@ class Facts:
         return self.count == 1 and not (self.place or self.size or self.other)
 
 
-def held_out(facts: Facts, percent: int) -> bool:
-    """Whether training never sees this combination: nor anything else that holds it."""
-    return any(spread(f"v1|{cell}") % 100 < percent for cell in cells(facts))
+def held_out(facts: Facts, percent: int, kept: Collection[str] = ()) -> bool:
+    """Whether training never sees this combination: nor anything else that holds it.
+
+    ``kept``: cells that are shown all the same.
+    """
+    return any(is_held(cell, percent) and cell not in kept for cell in cells(facts))
+
+
+def is_held(cell: str, percent: int) -> bool:
+    return spread(f"v1|{cell}") % 100 < percent
+
+
+def styled(code: str, style: str) -> str:
+    """The cell of a thing in a style."""
+    return f"{code}|style|{style}"
 
 
 def cells(facts: Facts) -> Iterator[str]:
@@ -71,7 +83,7 @@ def cells(facts: Facts) -> Iterator[str]:
     """
     things = [facts.concept] + ([facts.other] if facts.other else [])
     for thing in things:
-        yield f"{thing.hex}|style|{facts.style}"
+        yield styled(thing.hex, facts.style)
         if facts.ground.name != WHITE:
             yield f"{thing.hex}|bg|{facts.ground.name}"
     if facts.count > 1:

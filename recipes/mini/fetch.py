@@ -37,7 +37,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 def needed(config: Config) -> list[str]:
     """The packages of the chosen styles and of the tokenizer, each once."""
     names = []
-    for style in map(find_style, config.data.styles):
+    for style in map(find_style, (*config.data.styles, *config.vae.styles)):
         names += [style.package] + ([style.slugs] if style.slugs else [])
     return list(dict.fromkeys([*names, config.tokenizer.package]))
 

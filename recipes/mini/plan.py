@@ -15,7 +15,17 @@ from PIL import Image
 from recipes.mini.art import Bank
 from recipes.mini.colours import COLOURS, RGB, TINTS, WHITE, distance
 from recipes.mini.concepts import Concept, read_concepts
-from recipes.mini.facts import MOST, PLACES, RELATIONS, SIZES, Facts, Ground, held_out
+from recipes.mini.facts import (
+    MOST,
+    PLACES,
+    RELATIONS,
+    SIZES,
+    Facts,
+    Ground,
+    held_out,
+    is_held,
+    styled,
+)
 from recipes.mini.scenes import SCENES
 from recipes.mini.styles import STYLES
 
@@ -49,13 +59,19 @@ class Plan:
         return found
 
     @cached_property
+    def kept(self) -> frozenset[str]:
+        """A thing that is held out in all of its styles would never be learnt: one is shown."""
+        every = ([styled(code, style) for style in own] for code, own in self.styles.items())
+        return frozenset(own[0] for own in every if all(is_held(c, self.percent) for c in own))
+
+    @cached_property
     def totals(self) -> list[float]:
         return list(np.cumsum(self.weights))
 
     def draw(self, rng: random.Random) -> Facts:
         while True:
             facts = self.propose(rng)
-            if facts and held_out(facts, self.percent) == self.held:
+            if facts and held_out(facts, self.percent, self.kept) == self.held:
                 return facts
 
     def propose(self, rng: random.Random) -> Facts | None:

@@ -39,14 +39,15 @@ SHEET_SCALE = 2
 def run(config: Config, runs: Path, minutes: float | None) -> None:
     stage, folder = config.vae, runs / "vae"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    load_bank(config, runs)
+    own = replace(config.data, styles=stage.styles)
+    load_bank(replace(config, data=own), runs)
     torch.manual_seed(stage.seed)
     vae = build(stage).to(device)
     average = Average(vae, stage.ema)
     muon, adam = optimisers(vae, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
-    steps = Crops(Stream(config.data, runs, "train"), config.data.sizes, stage)
-    held = held_pictures(Stream(config.data, runs, "held"), config.data.sizes)
+    steps = Crops(Stream(own, runs, "train"), own.sizes, stage)
+    held = held_pictures(Stream(own, runs, "held"), own.sizes)
     source = None
 
     def step_fn(step: int) -> float:

@@ -13,7 +13,8 @@ PINNED = {"version": "1.0.0", "integrity": "sha512-x"}
 
 def test_the_shipped_file_describes_the_second_edition(full_config):
     data = full_config.data
-    assert data.styles == tuple(STYLES)
+    assert data.styles == ("flat", "3d")
+    assert full_config.vae.styles == tuple(STYLES)
     assert data.sizes == ((128, 128), (192, 128), (128, 192))
     assert data.holdout_percent == 10
     assert set(needed(full_config)) <= set(full_config.packages)

@@ -1,6 +1,5 @@
 """The data stage: counts, licences and sheets."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,9 +34,3 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_thing_that_no_training_picture_would_show_is_told(config, bank):
-    always = replace(config, data=replace(config.data, holdout_percent=100))
-    with pytest.raises(ValueError, match="is held out in all of its styles"):
-        stage.describe(always, bank)

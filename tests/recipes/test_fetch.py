@@ -113,6 +113,7 @@ def test_a_missing_npm_is_told(monkeypatch, tmp_path):
 
 def test_only_the_packages_of_the_chosen_styles_are_needed(full_config):
     chosen = replace(full_config, data=replace(full_config.data, styles=("blob",)))
+    chosen = replace(chosen, vae=replace(chosen.vae, styles=("blob",)))
     assert stage.needed(chosen) == [
         "@iconify-json/noto-v1",
         "@iconify-json/noto",

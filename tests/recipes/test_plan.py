@@ -94,3 +94,14 @@ def test_batches_go_on_where_they_are_asked_to():
     import torch
 
     assert list(batches(list("abcdef"), 2, 5, torch.device("cpu"))) == ["c", "d", "e"]
+
+
+def test_a_thing_is_held_out_in_all_of_its_styles_but_one(bank):
+    plan, held = Plan(bank, 100), Plan(bank, 100, held=True)
+    assert plan.kept == {f"{code}|style|3d" for _, code in bank}
+    rng = random.Random(0)
+    shown = [plan.draw(rng) for _ in range(40)]
+    assert {f.concept.hex for f in shown} == {code for _, code in bank}
+    assert all(f.ground.name == "white" and f.count == 1 and not f.other for f in shown)
+    assert not any(f.ground.name == "white" and f.alone for f in map(held.draw, [rng] * 40))
+    assert Plan(bank, 0).kept == frozenset()

@@ -24,7 +24,15 @@ from tests import tiny
 def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The miniature of conftest.py, with networks of a few thousand parameters."""
     monkeypatch.setattr(vae, "HELD_PICTURES", 8)
-    latent = replace(config.vae, base_dim=8, dim_mult=(1, 1, 2, 2), pictures=24, batch=8, warm_up=2)
+    latent = replace(
+        config.vae,
+        styles=("3d",),
+        base_dim=8,
+        dim_mult=(1, 1, 2, 2),
+        pictures=24,
+        batch=8,
+        warm_up=2,
+    )
     text = {"text_width": 64, "text_inner": 64, "text_layers": 1, "text_heads": 2, "text_groups": 1}
     painter = replace(
         config.base,
@@ -85,7 +93,8 @@ def check_batches(config: Config, runs: Path) -> None:
 def check_scores(config: Config, runs: Path) -> None:
     """Perfect answers score 100 %, and on shuffled prompts what chance gives."""
     asked = score.held_facts(config.data, runs, count=10)
-    assert all(held_out(f, config.data.holdout_percent) for f in asked.facts)
+    kept = Stream(config.data, runs, "held").plan.kept
+    assert all(held_out(f, config.data.holdout_percent, kept) for f in asked.facts)
     assert Counter(asked.groups) == {f"count {n}": 2 for n in range(1, 6)} | dict.fromkeys(
         ("place", "pair", "all", "common"), 10
     )
