@@ -8,7 +8,7 @@ steps show small pictures only: words are learned from them in a fraction of the
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from danqing.models.layout import Layout, Segment
-from danqing.models.text_encoder import TextEncoder, TextEncoderConfig
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.transformer import Transformer, TransformerConfig
 from danqing.models.vae import VAE, VAEConfig
@@ -39,14 +38,14 @@ from recipes.mini.loop import (
     Budget,
     Stateful,
     has_bfloat16,
-    learning_rate,
-    set_learning_rate,
     train,
 )
-from recipes.mini.muon import Muon
+from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream, batches
+from recipes.mini.text import build_encoder, features, initialise, load_encoder
 from recipes.mini.vae import to_bytes, to_float
 
+HELD = 384  # captions of held-out pictures that the loss is measured on
 SHEET_SIDE = 16  # latents: pictures of 128 x 128
 
 
@@ -55,16 +54,7 @@ class Networks(nn.Module):
 
     def __init__(self, stage: BaseStage, vocabulary: int) -> None:
         super().__init__()
-        self.text_encoder = TextEncoder(
-            TextEncoderConfig(
-                vocab_size=vocabulary,
-                hidden_size=stage.text_width,
-                intermediate_size=stage.text_inner,
-                num_hidden_layers=stage.text_layers,
-                num_attention_heads=stage.text_heads,
-                num_key_value_heads=stage.text_groups,
-            )
-        )
+        self.text_encoder = build_encoder(stage, vocabulary)
         self.transformer = Transformer(
             TransformerConfig(
                 num_layers=stage.layers,
@@ -75,24 +65,14 @@ class Networks(nn.Module):
             )
         )
         initialise(self)
+        close(self.transformer)
 
     def features(self, tokens: list[list[int]], template: list[int]) -> Tensor:
-        device = next(self.parameters()).device
-        prefix = self.text_encoder.prefix(torch.tensor(template, device=device))
-        ids = torch.tensor([i for t in tokens for i in t], device=device)
-        return self.text_encoder(ids, [len(t) for t in tokens], prefix)
+        return features(self.text_encoder, tokens, template)
 
 
-def initialise(networks: Networks) -> None:
-    """Small normal weights; modulation and the last layer at zero: blocks start as no-ops."""
-    for module in networks.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.5)
-    transformer = networks.transformer
+def close(transformer: Transformer) -> None:
+    """Modulation and the last layer at zero: blocks start as no-ops."""
     for block in transformer.blocks:
         for stream in (block.img, block.txt):
             nn.init.zeros_(stream.mod.weight)
@@ -100,24 +80,28 @@ def initialise(networks: Networks) -> None:
     nn.init.zeros_(transformer.proj_out.weight)
 
 
-class Batches(Dataset[tuple[Tensor, list[list[int]]]]):
-    """steps[n]: pictures, uint8 [B, H, W, 3], and token lists, in the order of their length."""
+Batch = tuple[Tensor, list[int], list[list[int]]]
+
+
+class Batches(Dataset[Batch]):
+    """steps[n]: pictures, uint8 [B, H, W, 3]; the captions' tokens; and whose caption each is."""
 
     def __init__(
         self, stream: Stream, sizes: tuple[Size, ...], stage: BaseStage, tokenizer: PromptTokenizer
     ) -> None:
         self.stream, self.sizes, self.stage, self.tokenizer = stream, sizes, stage, tokenizer
 
-    def __getitem__(self, step: int) -> tuple[Tensor, list[list[int]]]:
+    def __getitem__(self, step: int) -> Batch:
         rng = random.Random(f"{self.stage.seed}|{step}")
         size = self.size(rng, step)
-        count = max(1, self.stage.batch * SIDE * SIDE // (size[0] * size[1]))
-        numbers = range(step * self.stage.batch, step * self.stage.batch + count)
-        pictures = [self.stream.picture(number, size) for number in numbers]
-        tokens = [self.tokenizer.encode(self.caption(rng, p.facts)) for p in pictures]
-        order = sorted(range(count), key=lambda i: len(tokens[i]))
-        images = np.stack([pictures[i].image for i in order])
-        return torch.from_numpy(images), [tokens[i] for i in order]
+        views, most = self.stage.views, self.stage.batch // self.stage.views
+        count = max(1, most * SIDE * SIDE // (size[0] * size[1]))
+        pictures = [self.stream.picture(step * most + i, size) for i in range(count)]
+        images = torch.from_numpy(np.stack([p.image for p in pictures]))
+        owners = [i for i in range(count) for _ in range(views)]
+        tokens = [self.tokenizer.encode(self.caption(rng, pictures[i].facts)) for i in owners]
+        order = sorted(range(len(owners)), key=lambda i: len(tokens[i]))  # equal lengths, one batch
+        return images, [owners[i] for i in order], [tokens[i] for i in order]
 
     def size(self, rng: random.Random, step: int) -> Size:
         """Only small pictures at first, then every size in turn of chance."""
@@ -155,33 +139,34 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     vae = load_vae(runs).to(device)
     steps = Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
     source = None
-    networks = Networks(stage, tokenizer.vocabulary).to(device)
+    networks = Networks(stage, tokenizer.vocabulary)
+    load_encoder(networks.text_encoder, runs)
+    networks = networks.to(device)
     average = Average(networks, stage.ema)
-    muon, adam = optimisers(networks, stage)
+    optimisers = Optimisers(networks, is_inside, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
 
     def step_fn(step: int) -> float:
         nonlocal source
         source = source or batches(steps, step, budget.steps, device)
-        images, tokens = next(source)
+        images, owners, tokens = next(source)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
-        latent = encode(vae, images.to(device, non_blocking=True), noise)
-        loss = flow_loss(networks, latent, tokens, noise, stage.shift, tokenizer.prefix)
-        factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        for optimiser, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
-            set_learning_rate(optimiser, peak * factor)
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        muon.step()
-        adam.step()
+        latent = encode(vae, images.to(device, non_blocking=True), noise)[owners]
+        loss = flow_loss(
+            networks, latent, tokens, noise, stage.shift, tokenizer.prefix, stage.contrast
+        )
+        optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
 
     shadow = Networks(stage, tokenizer.vocabulary).to(device)
+    own = replace(stage, batch=HELD)
+    held = Batches(Stream(config.data, runs, "held"), ((SIDE, SIDE),), own, tokenizer)[0]
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
+        own, others = steer(shadow, vae, held, stage.shift, tokenizer.prefix)
+        print(f"base: step {step}  held loss {own:.4f}, with others' captions {others:.4f}")
         draw_sheet(shadow, vae, runs, stage, tokenizer)
         save_file(
             {k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors"
@@ -189,25 +174,16 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 
     parts: dict[str, Stateful] = {
         "networks": networks,
-        "muon": muon,
-        "adam": adam,
+        "optimisers": optimisers,
         "average": average,
     }
     train(parts, step_fn, budget, runs / "base", on_save)
     write_json(runs / "base" / "config.json", asdict(stage))
 
 
-def optimisers(networks: Networks, stage: BaseStage) -> tuple[Muon, torch.optim.AdamW]:
-    """Muon for the matrices inside the blocks but the modulation; AdamW for all the rest."""
-    named = list(networks.named_parameters())
-    inside = ("transformer.blocks.", "text_encoder.layers.")
-    matrices = [p for n, p in named if p.ndim == 2 and n.startswith(inside) and ".mod." not in n]
-    chosen = {id(p) for p in matrices}
-    others = [p for _, p in named if id(p) not in chosen]
-    adam = torch.optim.AdamW(
-        others, lr=stage.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    return Muon(matrices, lr=stage.muon_rate), adam
+def is_inside(name: str) -> bool:
+    """The matrices of the blocks but the modulation."""
+    return name.startswith(("transformer.blocks.", "text_encoder.layers.")) and ".mod." not in name
 
 
 def flow_loss(
@@ -217,6 +193,7 @@ def flow_loss(
     generator: torch.Generator,
     shift: float,
     template: list[int],
+    contrast: float = 0.0,
 ) -> Tensor:
     device, size = latent_BCYX.device, len(latent_BCYX)
     clean = torch.stack([latents.pack(x) for x in latent_BCYX])
@@ -233,8 +210,32 @@ def flow_loss(
         output = networks.transformer(
             sample, text, layout, table, torch.arange(size, device=device)
         )
-    target = flow.velocity(clean, noise).flatten(0, 1)
-    return (output.float() - target).square().mean()
+    target = flow.velocity(clean, noise)
+    loss = (output.float() - target.flatten(0, 1)).square().mean()
+    if not contrast:
+        return loss
+    # Away from the velocities of other pictures (Stoica et al. 2025, arXiv 2506.05350).
+    other = target.roll(1, dims=0).flatten(0, 1)
+    return loss - contrast * (output.float() - other).square().mean()
+
+
+@torch.no_grad()
+def steer(
+    networks: Networks, vae: VAE, held: Batch, shift: float, template: list[int]
+) -> tuple[float, float]:
+    """Losses of held-out pictures under their own captions and under those of other pictures.
+
+    The difference is what the captions tell the network; the same noise for every call.
+    """
+    images, owners, tokens = held
+    device = next(networks.parameters()).device
+    latent = encode(vae, images.to(device), seeded(0))[owners]
+    rows = [range(len(tokens)), [i - 1 for i in range(len(tokens))]]
+    own, others = (
+        flow_loss(networks, latent, [tokens[i] for i in row], seeded(1), shift, template).item()
+        for row in rows
+    )
+    return own, others
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ are missing, are errors: a setting that is silently ignored would make another m
 """
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -26,9 +27,13 @@ class Package:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures are drawn. ``sizes``: width and height of the larger ones."""
+    """Which pictures are drawn. ``sizes``: width and height of the larger ones.
+
+    ``things``: how many of the common things, spread over their list, for a study; 0: everything.
+    """
 
     styles: tuple[str, ...]
+    things: int
     sizes: tuple[tuple[int, int], ...]
     holdout_percent: int
     seed: int
@@ -81,11 +86,26 @@ class VAEStage:
 
 
 @dataclass(frozen=True)
+class TextStage:
+    """How the text encoder learns to read; ``captions``, half of them in each language."""
+
+    captions: int
+    batch: int
+    muon_rate: float
+    adam_rate: float
+    warm_up: int
+    decay: float
+    ema: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class BaseStage:
     """Text encoder and transformer, and their training.
 
-    ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``small``:
-    the first share of the steps, with small ones only. ``shift`` moves the sigmas to the noise.
+    ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``views``:
+    how often each picture stands in it, with other captions and noise. ``small``: the first share
+    of the steps, with small ones only. ``shift`` moves the sigmas to the noise.
     """
 
     width: int
@@ -99,6 +119,7 @@ class BaseStage:
     text_groups: int
     pictures: int
     batch: int
+    views: int
     small: float
     muon_rate: float
     adam_rate: float
@@ -107,6 +128,7 @@ class BaseStage:
     ema: float
     dropout: float
     shift: float
+    contrast: float
     seed: int
     sheet_prompts: tuple[str, ...]
 
@@ -117,14 +139,29 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     vae: VAEStage
+    text: TextStage
     base: BaseStage
     judge: JudgeConfig
     reader: JudgeConfig
 
 
-def load(path: Path) -> Config:
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """``changes``: "section.key=value" in TOML's writing, each in place of the file's value."""
     with path.open("rb") as file:
-        return section(tomllib.load(file), str(path), Config)
+        table = tomllib.load(file)
+    for change in changes:
+        replace(table, change)
+    return section(table, str(path), Config)
+
+
+def replace(table: dict[str, Any], change: str) -> None:
+    try:
+        ((name, keys),) = tomllib.loads(change).items()
+        ((key, value),) = keys.items()
+        table[name][key]  # known
+    except (ValueError, AttributeError, KeyError, TypeError, tomllib.TOMLDecodeError):
+        raise ConfigError(f"--set {change}: write SECTION.KEY=VALUE of a known key") from None
+    table[name][key] = value
 
 
 def section(table: dict[str, Any], name: str, cls: type[T]) -> T:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from recipes.mini.art import Bank
 from recipes.mini.colours import COLOURS, RGB, TINTS, WHITE, distance
-from recipes.mini.concepts import Concept, read_concepts
+from recipes.mini.concepts import Concept, common_concepts, read_concepts
 from recipes.mini.facts import (
     MOST,
     PLACES,
@@ -45,9 +45,10 @@ THUMB = 24
 class Plan:
     """Draws facts for one split: ``held`` is what training never sees."""
 
-    def __init__(self, bank: Bank, percent: int, held: bool = False) -> None:
+    def __init__(self, bank: Bank, percent: int, held: bool = False, things: int = 0) -> None:
         self.bank, self.percent, self.held = bank, percent, held
-        self.concepts = [c for c in read_concepts() if any((s, c.hex) in bank for s in STYLES)]
+        listed = spread_common(things) if things else read_concepts()
+        self.concepts = [c for c in listed if any((s, c.hex) in bank for s in STYLES)]
         self.weights = [COMMON_WEIGHT if c.common else 1 for c in self.concepts]
         self.thumbs: dict[tuple[str, str], np.ndarray] = {}
 
@@ -141,6 +142,12 @@ class Plan:
         if key not in self.thumbs:
             self.thumbs[key] = solid_colours(self.bank[key])
         return bool((np.abs(self.thumbs[key] - rgb).sum(-1) < HIDDEN).mean() > 0.4)
+
+
+def spread_common(things: int) -> list[Concept]:
+    """So many of the common things, of every group."""
+    common = common_concepts()
+    return [common[i * len(common) // things] for i in range(things)]
 
 
 def solid_colours(glyph: Image.Image) -> np.ndarray:

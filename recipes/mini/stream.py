@@ -34,7 +34,7 @@ class Stream:
     def __init__(self, data: DataConfig, runs: Path, split: str) -> None:
         self.styles = data.styles
         self.bank = Bank(runs / "art", data.styles)
-        self.plan = Plan(self.bank, data.holdout_percent, held=split == "held")
+        self.plan = Plan(self.bank, data.holdout_percent, held=split == "held", things=data.things)
         self.key = f"{data.seed}|{split}"
 
     def picture(self, number: int, size: Size) -> Picture:

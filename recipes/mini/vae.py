@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from danqing.models.vae import VAE, VAEConfig
 from recipes.mini.art import load_bank
@@ -25,11 +25,9 @@ from recipes.mini.loop import (
     Budget,
     Stateful,
     has_bfloat16,
-    learning_rate,
-    set_learning_rate,
     train,
 )
-from recipes.mini.muon import Muon
+from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream, batches
 
 HELD_PICTURES = 24  # of each size, for the PSNR
@@ -44,7 +42,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     torch.manual_seed(stage.seed)
     vae = build(stage).to(device)
     average = Average(vae, stage.ema)
-    muon, adam = optimisers(vae, stage)
+    optimisers = Optimisers(vae, is_inside, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
     steps = Crops(Stream(own, runs, "train"), own.sizes, stage)
     held = held_pictures(Stream(own, runs, "held"), own.sizes)
@@ -55,16 +53,9 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         source = source or batches(steps, step, budget.steps, device)
         image = to_float(next(source).to(device, non_blocking=True))
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
-        factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        for optimiser, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
-            set_learning_rate(optimiser, peak * factor)
-            optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
             loss = vae_loss(vae, image, noise, stage)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        muon.step()
-        adam.step()
+        optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
 
@@ -75,7 +66,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         report(shadow, held, folder, step * stage.batch)
         publish(shadow, steps, folder)
 
-    parts: dict[str, Stateful] = {"vae": vae, "muon": muon, "adam": adam, "average": average}
+    parts: dict[str, Stateful] = {"vae": vae, "optimisers": optimisers, "average": average}
     train(parts, step_fn, budget, folder, on_save)
 
 
@@ -91,17 +82,11 @@ def build(stage: VAEStage) -> VAE:
     )
 
 
-def optimisers(vae: VAE, stage: VAEStage) -> tuple[Muon, torch.optim.AdamW]:
-    """Muon for kernels and matrices; AdamW for gains, biases and the two layers at the pixels."""
-    named = list(vae.named_parameters())
-    ends = ("encoder.conv_in.", "decoder.conv_out.")
-    kernels = [p for n, p in named if n.endswith("weight") and not n.startswith(ends)]
-    chosen = {id(p) for p in kernels}
-    others = [p for _, p in named if id(p) not in chosen]
-    adam = torch.optim.AdamW(
-        others, lr=stage.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+def is_inside(name: str) -> bool:
+    """Kernels and matrices, but for the two layers at the pixels."""
+    return name.endswith("weight") and not name.startswith(
+        ("encoder.conv_in.", "decoder.conv_out.")
     )
-    return Muon(kernels, lr=stage.muon_rate), adam
 
 
 def vae_loss(vae: VAE, image: Tensor, noise: torch.Generator, stage: VAEStage) -> Tensor:

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from recipes.mini.config import ConfigError, JudgeConfig, Package, section
+from recipes.mini.config import ConfigError, JudgeConfig, Package, load, section
 from recipes.mini.fetch import needed
 from recipes.mini.styles import STYLES
+from tests.recipes.conftest import TOML
 
 PINNED = {"version": "1.0.0", "integrity": "sha512-x"}
 
@@ -52,3 +53,16 @@ def test_a_whole_number_may_stand_for_a_float_but_not_a_boolean_for_an_integer(f
     assert section(table, "judge", JudgeConfig).learning_rate == 1.0
     with pytest.raises(ConfigError, match="judge: batch is True"):
         section({**table, "batch": True}, "judge", JudgeConfig)
+
+
+def test_a_setting_can_be_changed_for_a_study() -> None:
+    changed = load(TOML, ["base.batch=48", "data.styles=['3d']"])
+    assert changed.base.batch == 48
+    assert changed.data.styles == ("3d",)
+    assert changed.vae == load(TOML).vae
+
+
+@pytest.mark.parametrize("change", ["base.bach=1", "bass.batch=1", "base=1", "base.batch=", "x"])
+def test_an_unknown_change_is_an_error(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set .*SECTION.KEY=VALUE"):
+        load(TOML, [change])

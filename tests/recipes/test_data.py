@@ -1,6 +1,5 @@
 """The data stage: counts, licences and sheets."""
 
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import danqing
-from recipes.mini import base, checkpoint, data, export, judge, reader, score, vae
+from recipes.mini import base, checkpoint, data, export, judge, reader, score, text, vae
 from recipes.mini.art import load_bank
 from recipes.mini.colours import COLOURS
 from recipes.mini.config import Config
@@ -33,10 +33,11 @@ def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
         batch=8,
         warm_up=2,
     )
-    text = {"text_width": 64, "text_inner": 64, "text_layers": 1, "text_heads": 2, "text_groups": 1}
+    widths = {"text_width": 64, "text_inner": 64, "text_layers": 1, "text_heads": 2}
     painter = replace(
         config.base,
-        **text,
+        **widths,
+        text_groups=1,
         width=64,
         heads=2,
         layers=2,
@@ -46,13 +47,14 @@ def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
         warm_up=2,
         sheet_prompts=("a fox", "狐狸"),
     )
-    return replace(config, vae=latent, base=painter)
+    reading = replace(config.text, captions=24, batch=8, warm_up=2)
+    return replace(config, vae=latent, text=reading, base=painter)
 
 
 @pytest.fixture
 def trained(small: Config, runs: Path) -> Path:
     tiny.write_tokenizer(runs / "tokenizer")
-    for stage in (data, vae, base, export, judge, reader):
+    for stage in (data, vae, text, base, export, judge, reader):
         stage.run(small, runs, None)
     return runs
 
@@ -85,9 +87,14 @@ def check_batches(config: Config, runs: Path) -> None:
     assert steps[0][0].shape == (8, 64, 64, 3)
     shapes = {tuple(steps[n][0].shape) for n in range(90, 99)}
     assert shapes == {(8, 64, 64, 3), (5, 64, 96, 3)}
-    images, tokens = steps[95]
-    assert len(images) == len(tokens)
+    images, owners, tokens = steps[95]
+    assert sorted(owners) == list(range(len(images)))
     assert [len(t) for t in tokens] == sorted(len(t) for t in tokens)
+    twice = replace(painter, views=2)
+    images, owners, tokens = base.Batches(stream, config.data.sizes, twice, tokenizer)[0]
+    assert len(images) == 4
+    assert sorted(owners) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len({tuple(own) for own in tokens}) > len(images)  # other captions of the same picture
 
 
 def check_scores(config: Config, runs: Path) -> None:
