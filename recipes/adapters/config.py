@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from recipes.mini import config as mini_config
-from recipes.mini.concepts import Concept, choose_concepts
+from recipes.mini.concepts import Concept
 from recipes.mini.config import section
+from recipes.mini.plan import spread_common
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DetectorConfig:
 
 @dataclass(frozen=True)
 class Config:
+    things: int
     sunset: SunsetConfig
     dandan: DandanConfig
     detector: DetectorConfig
@@ -65,9 +67,8 @@ class Place:
 
     @cached_property
     def concepts(self) -> list[Concept]:
-        """Those of mini; the place of each is its class for the judges."""
-        data = self.mini_config.data
-        return choose_concepts(data.concepts, data.num_concepts)
+        """The things that the adapters are made and measured with; mini knows more."""
+        return spread_common(self.config.things)
 
 
 def load(path: Path) -> Config:

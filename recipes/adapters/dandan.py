@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from recipes.mini.art import CELL, centre
+from recipes.mini.art import DRAWN, cut
 
 RED, AZURE, CREAM, INK = "#de2c30", "#2868e0", "#fce6b4", "#101012"
 # Degrees from upright, left and right.
@@ -54,7 +54,7 @@ def glyph(pose: Pose) -> Image.Image:
     import resvg_py  # in the extra `recipe`
 
     png = resvg_py.svg_to_bytes(svg_string=svg(pose), skip_system_fonts=True)
-    image = centre(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+    image = cut(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
     assert image is not None
     return image
 
@@ -64,7 +64,7 @@ def svg(pose: Pose) -> str:
     parts = [*feet(), *arms(pose), *torso(pose), *eyes(pose), *hat(pose)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-30 -40 260 260" '
-        f'width="{2 * CELL}" height="{2 * CELL}"><g transform="{side} rotate({pose.lean} 100 110)">'
+        f'width="{DRAWN}" height="{DRAWN}"><g transform="{side} rotate({pose.lean} 100 110)">'
         f"{''.join(parts)}</g></svg>"
     )
 

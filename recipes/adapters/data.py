@@ -15,15 +15,18 @@ from PIL import Image
 from recipes.adapters import dandan, glyphs
 from recipes.adapters.config import Place, SunsetConfig
 from recipes.adapters.sunset import sunset
-from recipes.mini.captions import FORMS, Words, phrase
+from recipes.mini.captions import FORMS, Canonical, Form, phrase
 from recipes.mini.colours import WHITE, find_colour
 from recipes.mini.compose import compose
 from recipes.mini.concepts import Concept
-from recipes.mini.facts import Facts
+from recipes.mini.facts import Facts, Ground
 from recipes.mini.files import write_atomic
+from recipes.mini.score import SIZE
+from recipes.mini.words import Words, draw_thing
 
 TRIGGER = "[trigger]"
 CHARACTER = Concept("dandan", "dandan", "dandan", "个", "dandan", "character")
+ANY_STYLE = "3d"  # of a thing that is drawn here
 Sample = tuple[np.ndarray, list[str]]
 
 
@@ -48,11 +51,11 @@ def write_folder(folder: Path, make: Callable[[Place], list[Sample]], place: Pla
 
 def sunset_samples(place: Place) -> list[Sample]:
     """One picture of each taught thing, in mini's styles in turn."""
-    config, bank, samples = place.config.sunset, glyphs.mini_bank(place), []
-    styles, size = place.mini_config.data.styles, place.mini_config.data.size
+    config, own, samples = place.config.sunset, glyphs.own_glyphs(place), []
     for number, concept in enumerate(glyphs.taught_concepts(place)):
         rng = random.Random(f"{config.seed}|sunset|{concept.hex}")
-        image = sunset(bank[styles[number % len(styles)], concept.hex], rng, size)
+        drawn = [glyph for (_, code), glyph in own.items() if code == concept.hex]
+        image = sunset(drawn[number % len(drawn)], rng, SIZE)
         samples.append((image, sunset_captions(concept, config, rng)))
     return samples
 
@@ -60,20 +63,16 @@ def sunset_samples(place: Place) -> list[Sample]:
 def sunset_captions(concept: Concept, config: SunsetConfig, rng: random.Random) -> list[str]:
     """In English and Chinese in turn; all name the new style and no background."""
     words = with_style(concept, config.trigger_en, config.trigger_zh)
-    forms = [phrase, *rng.sample([form for form in FORMS if form is not phrase], len(FORMS) - 1)]
-    pairs = list(dict.fromkeys(form(words) for form in forms))[: config.captions]
+    others: list[Form] = [form for form in dict.fromkeys(FORMS) if form is not phrase]
+    forms = [phrase, *rng.sample(others, len(others))]
+    pairs = list(dict.fromkeys(form(rng, words) for form in forms))[: config.captions]
     return [text for pair in pairs for text in pair]
 
 
 def with_style(concept: Concept, en: str, zh: str) -> Words:
     """Words that name the thing, and a style that mini's list does not have."""
-    return Words(
-        noun_en=concept.en,
-        noun_zh=concept.zh,
-        one_zh=f"一{concept.classifier}{concept.zh}",
-        style_en=en,
-        style_zh=zh,
-    )
+    thing = draw_thing(Canonical(), Facts(concept, ANY_STYLE), None)
+    return Words(*thing, style_en=en, style_zh=zh)
 
 
 # ---- the subject ------------------------------------------------------------------------------
@@ -81,14 +80,18 @@ def with_style(concept: Concept, en: str, zh: str) -> Words:
 
 def dandan_samples(place: Place) -> list[Sample]:
     """A pose before each of the backgrounds."""
-    config, size = place.config.dandan, place.mini_config.data.size
-    samples = []
+    config, samples = place.config.dandan, []
     for background, pose in zip(config.backgrounds, dandan.poses(), strict=False):
         rng = random.Random(f"{config.seed}|dandan|{background}")
-        facts = Facts(CHARACTER, "dandan", background)
-        bank = {("dandan", CHARACTER.hex): dandan.glyph(pose)}
-        samples.append((compose(facts, bank, rng, size), dandan_captions(background, TRIGGER)))
+        image = stand(dandan.glyph(pose), background, rng)
+        samples.append((image, dandan_captions(background, TRIGGER)))
     return samples
+
+
+def stand(glyph: Image.Image, background: str, rng: random.Random) -> np.ndarray:
+    """A drawing before a colour, as mini's data has it: uint8 [H, W, 3]"""
+    facts = Facts(CHARACTER, ANY_STYLE, Ground(background))
+    return compose(facts, {(ANY_STYLE, CHARACTER.hex): glyph}, rng, SIZE)
 
 
 def dandan_captions(background: str, name: str) -> list[str]:

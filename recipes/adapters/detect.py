@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.adapters.config import DetectorConfig
-from recipes.mini.judge import GLYPH, Judge
+from recipes.mini.crops import SIDE
+from recipes.mini.judge import Judge, square
 from recipes.mini.loop import learning_rate, set_learning_rate
+from recipes.mini.score import small
 from recipes.mini.views import NOISE, draw_views, soften, uniform
 
 NO, YES = 0, 1
@@ -27,8 +29,8 @@ MOVED = 3  # pixels
 class Group:
     """Pictures of one class that fill a share of each batch.
 
-    ``pictures`` are glyphs [n, 4, GLYPH, GLYPH], colour times alpha, or whole ones [n, 3, H, W] in
-    -1..1.
+    ``pictures`` are glyphs [n, 4, GLYPH, GLYPH], colour times alpha, or whole ones of SIDE pixels,
+    [n, 3, SIDE, SIDE] in -1..1.
     """
 
     label: int
@@ -36,7 +38,7 @@ class Group:
     pictures: Tensor
 
 
-def train(groups: Sequence[Group], size: int, config: DetectorConfig) -> Judge:
+def train(groups: Sequence[Group], config: DetectorConfig) -> Judge:
     torch.manual_seed(config.seed)
     detector = Judge(config.width, 2)
     optimiser = torch.optim.AdamW(
@@ -44,7 +46,7 @@ def train(groups: Sequence[Group], size: int, config: DetectorConfig) -> Judge:
     )
     for step in range(config.steps):
         rng = torch.Generator().manual_seed(config.seed * 2**20 + step)
-        images, labels = batch(groups, size, config.batch, rng)
+        images, labels = batch(groups, config.batch, rng)
         factor = learning_rate(step, config.steps, config.warm_up, config.decay)
         set_learning_rate(optimiser, config.learning_rate * factor)
         loss = F.cross_entropy(detector(images), labels, label_smoothing=0.02)
@@ -55,9 +57,9 @@ def train(groups: Sequence[Group], size: int, config: DetectorConfig) -> Judge:
 
 
 def batch(
-    groups: Sequence[Group], size: int, count: int, rng: torch.Generator
+    groups: Sequence[Group], count: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """[count, 3, size, size] in -1..1, and the classes."""
+    """[count, 3, SIDE, SIDE] in -1..1, and the classes."""
     shares = torch.tensor([group.share for group in groups])
     of = torch.multinomial(shares, count, replacement=True, generator=rng)
     images, labels = [], []
@@ -65,15 +67,15 @@ def batch(
         own = int((of == number).sum())
         if own:
             chosen = group.pictures[torch.randint(len(group.pictures), (own,), generator=rng)]
-            images.append(views(chosen, size, rng))
+            images.append(views(chosen, rng))
             labels += [group.label] * own
     return torch.cat(images), torch.tensor(labels)
 
 
-def views(chosen: Tensor, size: int, rng: torch.Generator) -> Tensor:
+def views(chosen: Tensor, rng: torch.Generator) -> Tensor:
     """Glyphs spoilt in all ways, or whole pictures moved, softened and made noisy."""
     if chosen.shape[1] == 4:
-        return draw_views(chosen, size, rng)
+        return draw_views(chosen, SIDE, rng)
     image = soften(shift(chosen, rng) / 2 + 0.5, rng)
     noise = torch.randn(image.shape, generator=rng)
     return (image + noise * uniform(len(image), 0, NOISE, rng)).clamp(0, 1) * 2 - 1
@@ -93,10 +95,15 @@ def shift(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def as_glyphs(images: Sequence[Image.Image]) -> Tensor:
-    small = [np.asarray(g.resize((GLYPH, GLYPH), Image.Resampling.LANCZOS)) for g in images]
-    glyphs = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255
+    squares = np.stack([square(glyph) for glyph in images])
+    glyphs = torch.from_numpy(squares).permute(0, 3, 1, 2) / 255
     glyphs[:, :3] *= glyphs[:, 3:]
     return glyphs
+
+
+def halved(images: np.ndarray) -> Tensor:
+    """uint8 [n, 2 SIDE, 2 SIDE, 3] -> [n, 3, SIDE, SIDE] in -1..1"""
+    return as_images(small(images))
 
 
 def as_images(images: np.ndarray) -> Tensor:
@@ -106,8 +113,8 @@ def as_images(images: np.ndarray) -> Tensor:
 
 def blurred(images: np.ndarray) -> np.ndarray:
     """At half the resolution and back."""
-    small = F.avg_pool2d(as_images(images), 2)
-    soft = F.interpolate(small, images.shape[1:3], mode="bilinear", align_corners=False)
+    half = F.avg_pool2d(as_images(images), 2)
+    soft = F.interpolate(half, images.shape[1:3], mode="bilinear", align_corners=False)
     return as_bytes(soft)
 
 
@@ -117,5 +124,5 @@ def as_bytes(images: Tensor) -> np.ndarray:
 
 
 def share(detector: Judge, images: np.ndarray) -> float:
-    """Of the pictures that the detector says yes to."""
-    return (detector.classify(images).argmax(dim=1) == YES).float().mean().item()
+    """Of the pictures, uint8 [n, 2 SIDE, 2 SIDE, 3], that the detector says yes to."""
+    return (detector.classify(small(images)).argmax(dim=1) == YES).float().mean().item()

@@ -1,13 +1,14 @@
-"""Glyphs: mini's own art, and which of its things the style is taught with.
+"""Glyphs: mini's own art, and which of its things the style is taught with."""
 
-A glyph is an RGBA square of art.CELL pixels with the drawing in its middle.
-"""
+from functools import lru_cache
 
 from recipes.adapters.config import Place
-from recipes.mini.art import Bank, load_bank, make_glyph, open_art
-from recipes.mini.concepts import Concept, read_concepts
+from recipes.mini import art
+from recipes.mini.art import Bank
+from recipes.mini.concepts import Concept
 from recipes.mini.facts import spread
-from recipes.mini.styles import find_style
+
+Glyphs = dict[art.Key, art.Image.Image]
 
 
 def taught_concepts(place: Place) -> list[Concept]:
@@ -23,20 +24,18 @@ def taught_concepts(place: Place) -> list[Concept]:
     return sorted(place.concepts, key=lambda c: turns[c.hex])[: config.pictures]
 
 
-def mini_bank(place: Place) -> Bank:
-    """The drawings that mini was trained on."""
-    return load_bank(place.mini_config, place.concepts, place.mini)
+def own_glyphs(place: Place) -> Glyphs:
+    """The drawings of the things here that mini was trained on."""
+    own = {concept.hex for concept in place.concepts}
+    return {key: glyph for key, glyph in bank(place).items() if key[1] in own}
 
 
-def other_bank(place: Place) -> Bank:
-    """Drawings in mini's styles of things that are none of mini's."""
-    known = {concept.hex for concept in place.concepts}
-    others = [concept for concept in read_concepts() if concept.hex not in known]
-    bank: Bank = {}
-    for name in place.mini_config.data.styles:
-        style = find_style(name)
-        draw = open_art(style, place.mini)
-        for concept in others:
-            if draw(concept.hex) is not None:
-                bank[name, concept.hex] = make_glyph(draw, style, name, concept)
-    return bank
+def other_glyphs(place: Place) -> Glyphs:
+    """Those of all other things."""
+    own = {concept.hex for concept in place.concepts}
+    return {key: glyph for key, glyph in bank(place).items() if key[1] not in own}
+
+
+@lru_cache(1)
+def bank(place: Place) -> Bank:
+    return art.load_bank(place.mini_config, place.mini)

@@ -1,7 +1,7 @@
 """Stage `judges`: the detectors of style and subject. Things are named by mini's own judge.
 
 Things are told apart here into two halves that never meet: the detectors learn from things outside
-mini's 120 and from those that the style adapter is taught; they are measured, as the adapter is, on
+these and from those that the style adapter is taught; they are measured, as the adapter is, on
 the other things.
 """
 
@@ -18,19 +18,18 @@ from torch import Tensor
 
 from recipes.adapters import dandan, detect, glyphs
 from recipes.adapters.config import Place
-from recipes.adapters.detect import NO, YES, Group, as_glyphs, as_images
+from recipes.adapters.data import stand
+from recipes.adapters.detect import NO, YES, Group, as_glyphs, halved
 from recipes.adapters.paint import decoded, paint
 from recipes.adapters.sunset import SKY, TINT, before, sunset
-from recipes.mini.art import Bank
 from recipes.mini.captions import prompts
-from recipes.mini.colours import WHITE, find_colour
-from recipes.mini.compose import clash, compose
-from recipes.mini.concepts import Concept
-from recipes.mini.facts import Facts, spread
+from recipes.mini.colours import COLOURS, WHITE, find_colour
+from recipes.mini.facts import Facts, Ground, spread
 from recipes.mini.files import read_json, write_atomic, write_json
 from recipes.mini.judge import Judge
+from recipes.mini.plan import is_lost, solid_colours
+from recipes.mini.score import SIZE
 
-NOBODY = Concept("", "", "", "", "", "")
 Glyphs = list[Image.Image]
 TAUGHT_POSES, LEARNT_POSES = slice(0, 6), slice(6, 15)  # of the adapter, of the detector
 
@@ -40,7 +39,7 @@ class Things:
     """Drawings in both of mini's styles, of things to learn from and of things to measure on."""
 
     learnt: Glyphs
-    held: Bank
+    held: glyphs.Glyphs
 
 
 def run(place: Place) -> None:
@@ -52,21 +51,21 @@ def run(place: Place) -> None:
 
 def find_things(place: Place) -> Things:
     codes = {concept.hex for concept in glyphs.taught_concepts(place)}
-    own, others = glyphs.mini_bank(place), glyphs.other_bank(place)
+    own, others = glyphs.own_glyphs(place), glyphs.other_glyphs(place)
     learnt = [*others.values(), *(glyph for (_, code), glyph in own.items() if code in codes)]
     return Things(learnt, {key: glyph for key, glyph in own.items() if key[1] not in codes})
 
 
 def painted_things(place: Place) -> Tensor:
     """The taught things by mini itself, in both of its styles before its colours."""
-    data = place.mini_config.data
+    colours = list(COLOURS)
     facts = [
-        Facts(concept, name, data.backgrounds[(number + shift) % len(data.backgrounds)])
+        Facts(concept, name, Ground(colours[(number + shift) % len(colours)]))
         for number, concept in enumerate(glyphs.taught_concepts(place))
-        for shift, name in enumerate(data.styles)
+        for shift, name in enumerate(place.mini_config.data.styles)
     ]
     texts = [prompts(f)[number % 2] for number, f in enumerate(facts)]
-    return as_images(paint(place, texts, range(1000, 1000 + len(texts))))
+    return halved(paint(place, texts, range(1000, 1000 + len(texts))))
 
 
 # ---- the style --------------------------------------------------------------------------------
@@ -74,21 +73,21 @@ def painted_things(place: Place) -> Tensor:
 
 def style(place: Place, things: Things, painted: Tensor) -> None:
     """Told from plain backgrounds and from others that fade, the sky's own colours among them."""
-    config, size = place.config.detector, place.mini_config.data.size
+    config = place.config.detector
     plain, names = renders(place, things.learnt, "style"), place.mini_config.data.styles
     true = skies(place, things.learnt, "style")
     false = fades(place, things.learnt, "style")
     some = slice(None, None, len(plain) // config.decoded + 1)
     groups = [
-        Group(YES, 0.25, as_images(true)),
-        Group(YES, 0.25, as_images(decoded(true[some]))),
-        Group(NO, 0.1, as_images(plain)),
-        Group(NO, 0.1, as_images(decoded(plain[some]))),
-        Group(NO, 0.1, as_images(false)),
-        Group(NO, 0.1, as_images(decoded(false[some]))),
+        Group(YES, 0.25, halved(true)),
+        Group(YES, 0.25, halved(decoded(true[some]))),
+        Group(NO, 0.1, halved(plain)),
+        Group(NO, 0.1, halved(decoded(plain[some]))),
+        Group(NO, 0.1, halved(false)),
+        Group(NO, 0.1, halved(decoded(false[some]))),
         Group(NO, 0.1, painted),
     ]
-    detector = detect.train(groups, size, config)
+    detector = detect.train(groups, config)
     pool = list(things.held.values())
     held = {
         name: renders(place, [g for (s, _), g in things.held.items() if s == name], name)
@@ -99,20 +98,19 @@ def style(place: Place, things: Things, painted: Tensor) -> None:
 
 
 def skies(place: Place, pool: Glyphs, name: str) -> np.ndarray:
-    size = place.mini_config.data.size
-    return np.stack([sunset(g, chance(place, name, n), size) for n, g in enumerate(pool)])
+    return np.stack([sunset(g, chance(place, name, n), SIZE) for n, g in enumerate(pool)])
 
 
 def fades(place: Place, pool: Glyphs, name: str) -> np.ndarray:
     """Other backgrounds that fade: two of mini's colours, or the sky's in another order."""
-    data, images = place.mini_config.data, []
+    images = []
     turned = [colours for colours in itertools.permutations(SKY) if colours[1:] != SKY[1:]]
     for number, glyph in enumerate(pool):
         rng = chance(place, f"fade {name}", number)
-        colours = tuple(find_colour(c).rgb for c in rng.sample([WHITE, *data.backgrounds], 2))
+        colours = tuple(find_colour(c).rgb for c in rng.sample(list(COLOURS), 2))
         if rng.random() < 0.3:
             colours = rng.choice(turned)
-        images.append(before(glyph, colours, rng.choice((0.0, TINT)), rng, data.size))
+        images.append(before(glyph, colours, rng.choice((0.0, TINT)), rng, SIZE))
     return np.stack(images)
 
 
@@ -124,8 +122,7 @@ def chance(place: Place, name: str, number: int) -> random.Random:
 
 
 def subject(place: Place, things: Things, painted: Tensor) -> None:
-    config, size = place.config.detector, place.mini_config.data.size
-    poses = dandan.poses()
+    config, poses = place.config.detector, dandan.poses()
     known = [dandan.glyph(pose) for pose in poses[LEARNT_POSES]]
     false = [dandan.glyph(other) for pose in poses[LEARNT_POSES] for other in dandan.decoys(pose)]
     groups = [
@@ -137,7 +134,7 @@ def subject(place: Place, things: Things, painted: Tensor) -> None:
         Group(NO, 0.07, through_vae(place, things.learnt, "others")),
         Group(NO, 0.05, painted),
     ]
-    detector = detect.train(groups, size, config)
+    detector = detect.train(groups, config)
     apart = poses[LEARNT_POSES.stop :]
     held = {
         "Dandan": [dandan.glyph(pose) for pose in apart],
@@ -154,17 +151,16 @@ def subject(place: Place, things: Things, painted: Tensor) -> None:
 def through_vae(place: Place, pool: Glyphs, name: str) -> Tensor:
     count = place.config.detector.decoded
     chosen = [pool[spread(f"{name}|{number}") % len(pool)] for number in range(count)]
-    return as_images(decoded(renders(place, chosen, name)))
+    return halved(decoded(renders(place, chosen, name)))
 
 
 def renders(place: Place, pool: Glyphs, name: str) -> np.ndarray:
     """Each before white or a colour that it can be told from."""
-    data, images = place.mini_config.data, []
+    images = []
     for number, glyph in enumerate(pool):
-        rng = chance(place, name, number)
-        fit = [c for c in data.backgrounds if not clash(glyph, find_colour(c).rgb)]
-        facts = Facts(NOBODY, "", rng.choice([WHITE, *fit]))
-        images.append(compose(facts, {("", ""): glyph}, rng, data.size))
+        rng, own = chance(place, name, number), solid_colours(glyph)
+        fit = [c for c in COLOURS if c != WHITE and not is_lost(own, find_colour(c).rgb)]
+        images.append(stand(glyph, rng.choice([WHITE, *fit]), rng))
     return np.stack(images)
 
 

@@ -21,7 +21,7 @@ from danqing.weights.hub import find
 from recipes.adapters.config import Place
 from recipes.adapters.detect import as_bytes, as_images
 from recipes.mini.files import write_atomic
-from recipes.mini.score import GUIDANCE, STEPS
+from recipes.mini.score import GUIDANCE, SIZE, STEPS
 
 Adapters = Mapping[str, float]  # files and strengths
 AT_ONCE = 32
@@ -36,14 +36,16 @@ def paint(
     place: Place, texts: Sequence[str], seeds: Sequence[int], adapters: Adapters | None = None
 ) -> np.ndarray:
     """uint8 [n, H, W, 3]: each text with the seed in its place."""
-    how = {"steps": STEPS, "guidance": GUIDANCE, "model": pipeline().model.fingerprint}
+    model = pipeline().model.fingerprint
     used = {digest(Path(name)): strength for name, strength in (adapters or {}).items()}
-    key = json.dumps([list(texts), list(seeds), how, used], ensure_ascii=False, sort_keys=True)
+    key = json.dumps([list(texts), list(seeds), STEPS, GUIDANCE, SIZE, model, used], ensure_ascii=False, sort_keys=True)
     path = place.runs / "painted" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if path.exists():
         return cast(np.ndarray, np.load(path))
     requests = [
-        danqing.Request(text, seed=seed, steps=STEPS, guidance=GUIDANCE, adapters=adapters or {})
+        danqing.Request(
+            text, seed=seed, steps=STEPS, guidance=GUIDANCE, size=SIZE, adapters=adapters or {}
+        )
         for text, seed in zip(texts, seeds, strict=True)
     ]
     images = np.stack([np.asarray(result.image) for result in pipeline().generate(requests)])

@@ -6,7 +6,7 @@ Every share is of pictures that nothing was chosen from, of one seed for each te
 import itertools
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,15 +20,18 @@ from recipes.adapters.paint import Adapters, decoded, paint, pipeline
 from recipes.adapters.train import EXAMPLES
 from recipes.mini import judge as mini_judge
 from recipes.mini.captions import phrase, prompts
-from recipes.mini.colours import WHITE
-from recipes.mini.concepts import Concept
+from recipes.mini.colours import COLOURS, WHITE
+from recipes.mini.concepts import Concept, read_concepts
+from recipes.mini.facts import Facts, Ground
 from recipes.mini.files import write_atomic
 from recipes.mini.judge import Judge
-from recipes.mini.score import GUIDANCE, SEED, STEPS, ground, scored_facts
+from recipes.mini.plan import Plan
+from recipes.mini.score import GUIDANCE, SEEDS, SIZE, STEPS, ground, small
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SUNSET, DANDAN = (str(EXAMPLES / f"{name}.safetensors") for name in ("sunset", "dandan"))
-SEEDS = (1, 2, 3)  # of the character
+SEED = SEEDS[0]
+SUBJECT_SEEDS = (1, 2, 3)
 Row = tuple[str, ...]
 
 
@@ -52,13 +55,12 @@ class Judges:
 
     def named(self, judge: Judge, images: np.ndarray, concepts: Sequence[Concept]) -> float:
         """Share of pictures that the judge calls by their names."""
-        classes = {concept.hex: number for number, concept in enumerate(self.place.concepts)}
+        classes = {concept.hex: number for number, concept in enumerate(read_concepts())}
         labels = torch.tensor([classes[concept.hex] for concept in concepts])
-        return (judge.classify(images).argmax(dim=1) == labels).float().mean().item()
+        return (judge.classify(small(images)).argmax(dim=1) == labels).float().mean().item()
 
     def grounds(self, images: np.ndarray, backgrounds: Sequence[str]) -> float:
-        own = self.place.mini_config.data
-        right = [ground(i, own) == b for i, b in zip(images, backgrounds, strict=True)]
+        right = [ground(i) == b for i, b in zip(images, backgrounds, strict=True)]
         return float(np.mean(right))
 
 
@@ -73,7 +75,7 @@ def run(place: Place) -> None:
 
 def head() -> str:
     return (
-        f"Model {pipeline().model.fingerprint}, {STEPS} steps, guidance {GUIDANCE:g}; torch "
+        f"Model {pipeline().model.fingerprint}, {STEPS} steps, guidance {GUIDANCE:g}, {SIZE[0]}x{SIZE[1]}; torch "
         f"{torch.__version__} on {platform.machine()}, danqing {danqing.__version__}. "
         "Command: `python -m recipes.adapters judges score`."
     )
@@ -117,7 +119,7 @@ def without_and_with(adapter: str) -> tuple[tuple[str, Adapters], ...]:
 
 def dandan(place: Place, own: Judges) -> list[str]:
     seen = place.config.dandan.backgrounds
-    colours = [c for c in (WHITE, *place.mini_config.data.backgrounds) if c != "red"]
+    colours = [c for c in COLOURS if c != "red"]
     rows = []
     for name, grounds in (
         ("backgrounds of the six pictures", [c for c in colours if c in seen]),
@@ -139,7 +141,7 @@ def dandan(place: Place, own: Judges) -> list[str]:
 
 
 def subject_rows(place: Place, own: Judges, grounds: list[str], name: str) -> list[Row]:
-    every = list(itertools.product(grounds, range(4), SEEDS))
+    every = list(itertools.product(grounds, range(4), SUBJECT_SEEDS))
     texts = [data.dandan_captions(g, "dandan")[form] for g, form, _ in every]
     rows = []
     for used, adapters in without_and_with(DANDAN):
@@ -153,19 +155,29 @@ def subject_rows(place: Place, own: Judges, grounds: list[str], name: str) -> li
 
 
 def other_rows(place: Place, own: Judges) -> list[Row]:
-    """All 120 things, before white and before a colour that they can be told from."""
-    facts = scored_facts(place.mini_config.data, place.mini)
+    """All things, before white and before a colour that they can be told from."""
+    facts = plain_facts(place)
     texts = [prompts(f)[n // 2 % 2] for n, f in enumerate(facts)]
     rows = []
     for used, adapters in without_and_with(DANDAN):
         images = paint(place, texts, [SEED] * len(texts), adapters)
         shares = (
             own.named(own.mini, images, [f.concept for f in facts]),
-            own.grounds(images, [f.background for f in facts]),
+            own.grounds(images, [f.ground.colour for f in facts]),
             detect.share(own.subject, images),
         )
-        rows.append((f"all 120 ({len(texts)})", used, *map(percent, shares)))
+        rows.append((f"all {len(place.concepts)} ({len(texts)})", used, *map(percent, shares)))
     return rows
+
+
+def plain_facts(place: Place) -> list[Facts]:
+    plan, facts = Plan(glyphs.bank(place), 0), []
+    for number, concept in enumerate(place.concepts):
+        styles = plan.styles[concept.hex]
+        own = Facts(concept, styles[number % len(styles)])
+        fit = [c for c in COLOURS if c != WHITE and plan.is_seen(own, Ground(c))]
+        facts += [own, replace(own, ground=Ground(fit[number % len(fit)]))]
+    return facts
 
 
 # ---- both -------------------------------------------------------------------------------------
@@ -209,15 +221,15 @@ def judged(place: Place, own: Judges) -> list[str]:
 
 def ceiling(place: Place, own: Judges) -> list[str]:
     """What mini's judge names of real drawings, before plain colours and before the sky."""
-    bank, rows = glyphs.mini_bank(place), []
+    own_glyphs, rows = glyphs.own_glyphs(place), []
     kinds = {"plain": judges.renders, "sunset": judges.skies}
     codes = {concept.hex: concept for concept in place.concepts}
-    doubled = [codes[code] for _, code in bank]
+    doubled = [codes[code] for _, code in own_glyphs]
     for name, draw in kinds.items():
-        images = draw(place, list(bank.values()), f"ceiling {name}")
+        images = draw(place, list(own_glyphs.values()), f"ceiling {name}")
         shares = (own.named(own.mini, way, doubled) for way in (images, decoded(images)))
         rows.append((name, str(len(images)), *map(percent, shares)))
-    columns = ("drawings of all 120", "pictures", "as drawn", "after the VAE")
+    columns = (f"drawings of all {len(place.concepts)}", "pictures", "as drawn", "after the VAE")
     return ["Things that mini's judge names right:", "", *table(columns, rows)]
 
 

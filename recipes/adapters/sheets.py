@@ -10,13 +10,12 @@ from PIL import Image
 from recipes.adapters import data
 from recipes.adapters.config import Place
 from recipes.adapters.paint import Adapters, paint
-from recipes.adapters.score import DANDAN, SUNSET
+from recipes.adapters.score import DANDAN, SEED, SUNSET
 from recipes.mini.colours import WHITE
 from recipes.mini.files import write_atomic
-from recipes.mini.score import SEED
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-SCALE, GAP = 2, 4
+GAP = 4
 WIDE = 10  # pictures of the style that are shown
 # None of these things is among those that the style was trained on.
 STYLED = (
@@ -63,13 +62,12 @@ def row(place: Place, texts: Sequence[str], adapters: Adapters) -> np.ndarray:
 
 
 def write(path: Path, rows: Sequence[np.ndarray]) -> None:
-    side = rows[0].shape[1] * SCALE
+    side = rows[0].shape[1]
     width, height = max(map(len, rows)), len(rows)
     sheet = Image.new("RGB", (width * (side + GAP) + GAP, height * (side + GAP) + GAP), WHITE)
     for y, images in enumerate(rows):
         for x, image in enumerate(images):
-            large = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(large, (GAP + x * (side + GAP), GAP + y * (side + GAP)))
+            sheet.paste(Image.fromarray(image), (GAP + x * (side + GAP), GAP + y * (side + GAP)))
     png = io.BytesIO()
     sheet.save(png, "PNG", optimize=True)
     write_atomic(path, png.getvalue())

@@ -165,7 +165,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
-        own, others = steer(shadow, vae, held, stage.shift, tokenizer.prefix)
+        own, others = steer(shadow, vae, held, tokenizer.prefix)
         print(f"base: step {step}  held loss {own:.4f}, with others' captions {others:.4f}")
         draw_sheet(shadow, vae, runs, stage, tokenizer)
         save_file(
@@ -221,18 +221,19 @@ def flow_loss(
 
 @torch.no_grad()
 def steer(
-    networks: Networks, vae: VAE, held: Batch, shift: float, template: list[int]
+    networks: Networks, vae: VAE, held: Batch, template: list[int]
 ) -> tuple[float, float]:
     """Losses of held-out pictures under their own captions and under those of other pictures.
 
-    The difference is what the captions tell the network; the same noise for every call.
+    The difference is what the captions tell the network. The same noise for every call, and the
+    same levels of it for every setting.
     """
     images, owners, tokens = held
     device = next(networks.parameters()).device
     latent = encode(vae, images.to(device), seeded(0))[owners]
     rows = [range(len(tokens)), [i - 1 for i in range(len(tokens))]]
     own, others = (
-        flow_loss(networks, latent, [tokens[i] for i in row], seeded(1), shift, template).item()
+        flow_loss(networks, latent, [tokens[i] for i in row], seeded(1), 1.0, template).item()
         for row in rows
     )
     return own, others

@@ -29,7 +29,7 @@ class Optimisers:
     """``inside(name)``: whether a parameter of two or more axes is Muon's."""
 
     def __init__(self, module: nn.Module, inside: Callable[[str], bool], rates: Rates) -> None:
-        named = list(module.named_parameters())
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if p.ndim >= 2 and inside(n)]
         chosen = {id(p) for p in matrices}
         others = [p for _, p in named if id(p) not in chosen]

@@ -141,13 +141,18 @@ class Plan:
         key = style, concept.hex
         if key not in self.thumbs:
             self.thumbs[key] = solid_colours(self.bank[key])
-        return bool((np.abs(self.thumbs[key] - rgb).sum(-1) < HIDDEN).mean() > 0.4)
+        return is_lost(self.thumbs[key], rgb)
 
 
 def spread_common(things: int) -> list[Concept]:
     """So many of the common things, of every group."""
     common = common_concepts()
     return [common[i * len(common) // things] for i in range(things)]
+
+
+def is_lost(colours: np.ndarray, rgb: RGB) -> bool:
+    """Whether nearly half of these colours [n, 3] can hardly be told from another one."""
+    return bool((np.abs(colours - rgb).sum(-1) < HIDDEN).mean() > 0.4)
 
 
 def solid_colours(glyph: Image.Image) -> np.ndarray:

@@ -29,11 +29,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def place(config, runs, monkeypatch) -> Place:
-    """Three discs instead of mini's 120 drawings."""
+    """A few discs instead of mini's drawings."""
     own = recipe_config.load(TOML)
     own = replace(own, sunset=replace(own.sunset, pictures=2))
     found = Place(own, runs, runs)
     monkeypatch.setitem(found.__dict__, "mini_config", config)
+    drawn = choose_concepts(("fox", "rocket", "red lantern"))
+    monkeypatch.setitem(found.__dict__, "concepts", drawn)
     return found
 
 
@@ -45,12 +47,11 @@ def full_place(full_config, tmp_path, monkeypatch) -> Place:
 
 
 def test_a_thing_stands_before_the_sky_and_takes_its_light():
-    gray = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
-    gray.paste((200, 200, 200, 255), (24, 24, 72, 72))
-    image = sunset(gray, random.Random(0), 64).astype(int)
+    gray = Image.new("RGBA", (124, 124), (200, 200, 200, 255))
+    image = sunset(gray, random.Random(0), (128, 128)).astype(int)
     np.testing.assert_allclose(image[0, 0], SKY[0], atol=25)
     np.testing.assert_allclose(image[-1, -1], SKY[-1], atol=45)
-    red, _, blue = image[32, 32]
+    red, _, blue = image[64, 64]
     assert 140 < red < blue <= 200
 
 
@@ -69,14 +70,14 @@ def test_the_data_stage_writes_pictures_with_captions_the_same_each_time(place):
     assert len([p for p in first if p.parent.name == "dandan" and p.suffix == ".png"]) == 6
     assert {p.with_suffix(".txt") for p in first} <= set(first)
     with Image.open(next(p for p in first if p.suffix == ".png")) as image:
-        assert (image.size, image.mode) == ((64, 64), "RGB")
+        assert (image.size, image.mode) == ((128, 128), "RGB")
     (folder / "sunset" / "old.png").write_bytes(b"left over")
     data.run(place)
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*.*"))} == first
 
 
 def test_captions_name_the_style_in_both_languages():
-    fox = choose_concepts(("fox",), 1)[0]
+    fox = choose_concepts(("fox",))[0]
     own = recipe_config.load(TOML).sunset
     captions = data.sunset_captions(fox, own, random.Random(0))
     assert captions[:2] == ["a fox, sunset style", "一只狐狸，日落风格"]
@@ -109,11 +110,12 @@ def test_a_detector_learns_and_repeats():
     glyph = torch.cat([torch.zeros(4, 3, 96, 96), torch.ones(4, 1, 96, 96)], dim=1)
     groups = [Group(YES, 0.5, bright), Group(NO, 0.25, -bright), Group(NO, 0.25, glyph)]
     own = replace(recipe_config.load(TOML).detector, width=4, steps=25, batch=8, warm_up=2)
-    one, same = (detect.train(groups, 64, own) for _ in range(2))
+    one, same = (detect.train(groups, own) for _ in range(2))
     images = detect.as_bytes(torch.cat([bright, -bright]))
     assert torch.equal(one.classify(images), same.classify(images))
-    assert detect.share(one, images[:6]) == 1
-    assert detect.share(one, images[6:]) == 0
+    doubled = images.repeat(2, axis=1).repeat(2, axis=2)
+    assert detect.share(one, doubled[:6]) == 1
+    assert detect.share(one, doubled[6:]) == 0
 
 
 def test_pictures_there_and_back(full_config):
