@@ -30,7 +30,7 @@ mini: .venv/dev
 	$(BIN)/python -m recipes.mini $(if $(MINUTES),--minutes $(MINUTES))
 
 score: .venv/dev
-	$(BIN)/python -m recipes.mini fetch data judge score $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python -m recipes.mini fetch data judge reader score $(if $(MINUTES),--minutes $(MINUTES))
 
 # The example adapters: data, trainings, judges, score and pictures; half an hour on two CPU cores.
 adapters: .venv/dev

@@ -16,8 +16,9 @@ HERE = Path(__file__).parent
 GAP = 4
 HEAD = """# Gallery
 
-What `mini` paints, as it comes: one seed for every sheet, nothing picked among several. 30 steps and
-guidance 4 where nothing else is said. Made by `python docs/paint.py` from [gallery.toml](gallery.toml).
+What `mini` paints, as it comes: one seed for every sheet, nothing picked among several. 30 steps
+and guidance 4 where nothing else is said. Painted by `python docs/paint.py` after
+[gallery.toml](gallery.toml).
 """
 
 
@@ -69,7 +70,12 @@ def section(sheet: dict[str, Any]) -> str:
     if "along" in sheet:
         values = ", ".join(f"{value:g}" for value in sheet[sheet["along"]])
         lines += [f"From left to right {sheet['along']} {values}.", ""]
-    lines += [f"![{sheet['title']}]({sheet['file']})", "", "<details><summary>Prompts</summary>", ""]
+    lines += [
+        f"![{sheet['title']}]({sheet['file']})",
+        "",
+        "<details><summary>Prompts</summary>",
+        "",
+    ]
     lines += [f"{n}. {' · '.join(row)}" for n, row in enumerate(sheet["prompts"], start=1)]
     return "\n".join([*lines, "", f"Seed {sheet['seed']}.", "", "</details>", ""])
 

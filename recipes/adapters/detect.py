@@ -56,9 +56,7 @@ def train(groups: Sequence[Group], config: DetectorConfig) -> Judge:
     return detector.eval()
 
 
-def batch(
-    groups: Sequence[Group], count: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def batch(groups: Sequence[Group], count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """[count, 3, SIDE, SIDE] in -1..1, and the classes."""
     shares = torch.tensor([group.share for group in groups])
     of = torch.multinomial(shares, count, replacement=True, generator=rng)

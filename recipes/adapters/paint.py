@@ -38,7 +38,11 @@ def paint(
     """uint8 [n, H, W, 3]: each text with the seed in its place."""
     model = pipeline().model.fingerprint
     used = {digest(Path(name)): strength for name, strength in (adapters or {}).items()}
-    key = json.dumps([list(texts), list(seeds), STEPS, GUIDANCE, SIZE, model, used], ensure_ascii=False, sort_keys=True)
+    key = json.dumps(
+        [list(texts), list(seeds), STEPS, GUIDANCE, SIZE, model, used],
+        ensure_ascii=False,
+        sort_keys=True,
+    )
     path = place.runs / "painted" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if path.exists():
         return cast(np.ndarray, np.load(path))

@@ -74,9 +74,10 @@ def run(place: Place) -> None:
 
 
 def head() -> str:
+    how = f"{STEPS} steps, guidance {GUIDANCE:g}, {SIZE[0]}x{SIZE[1]}"
     return (
-        f"Model {pipeline().model.fingerprint}, {STEPS} steps, guidance {GUIDANCE:g}, {SIZE[0]}x{SIZE[1]}; torch "
-        f"{torch.__version__} on {platform.machine()}, danqing {danqing.__version__}. "
+        f"Model {pipeline().model.fingerprint}, {how}; torch {torch.__version__} on "
+        f"{platform.machine()}, danqing {danqing.__version__}. "
         "Command: `python -m recipes.adapters judges score`."
     )
 

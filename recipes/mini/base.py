@@ -220,9 +220,7 @@ def flow_loss(
 
 
 @torch.no_grad()
-def steer(
-    networks: Networks, vae: VAE, held: Batch, template: list[int]
-) -> tuple[float, float]:
+def steer(networks: Networks, vae: VAE, held: Batch, template: list[int]) -> tuple[float, float]:
     """Losses of held-out pictures under their own captions and under those of other pictures.
 
     The difference is what the captions tell the network. The same noise for every call, and the

@@ -114,7 +114,19 @@ def check_scores(config: Config, runs: Path) -> None:
     images = np.stack([np.full((128, 128, 3), COLOURS[f.ground.colour].rgb) for f in asked.facts])
     seen = score.answers(judge.load(runs), reader.load(runs), images.astype(np.uint8), asked.facts)
     assert score.compare(seen, right)["background"] == 1.0
+    check_page({"English": found, "real renders": found})
     assert len(list(score.strangers(Stream(config.data, runs, "held"), asked))) == len(images)
+
+
+def check_page(columns: dict[str, dict[str, float]]) -> None:
+    """Every row has its goals beside, and as many cells as there are heads."""
+    text = score.page(columns, dict.fromkeys(columns, 1.25), 31.04, ["first", "last"])
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(score.ROWS) + 2
+    assert len({len(row) for row in rows}) == 1
+    assert "| count, 1 to 5 | 70 % | 90 % | 100.0 % | 100.0 % |" in text
+    assert "| 3 x | 1.5 x | 1.25 x |" in text
+    assert "31.0 dB" in text
 
 
 def test_a_resumed_vae_ends_where_an_unbroken_one_does(small: Config, runs: Path) -> None:
