@@ -6,9 +6,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from recipes.mini.art import Bank
 from recipes.mini.colours import COLOURS
+from recipes.mini.concepts import common_concepts
 from recipes.mini.facts import Facts, Ground, cells, held_out
-from recipes.mini.plan import Plan, draw_ground, solid_colours
+from recipes.mini.plan import Plan, draw_ground, solid_colours, spread_common
 from recipes.mini.stream import Stream, batches
 from tests.recipes.conftest import FOX, LANTERN, ROCKET
 
@@ -105,3 +107,18 @@ def test_a_thing_is_held_out_in_all_of_its_styles_but_one(bank):
     assert all(f.ground.name == "white" and f.count == 1 and not f.other for f in shown)
     assert not any(f.ground.name == "white" and f.alone for f in map(held.draw, [rng] * 40))
     assert Plan(bank, 0).kept == frozenset()
+
+
+def test_a_study_takes_common_things_of_every_kind() -> None:
+    some = spread_common(60)
+    assert len({c.hex for c in some}) == 60
+    assert all(c.common for c in some)
+    assert {c.kind for c in some} == {c.kind for c in common_concepts()}
+    assert spread_common(len(common_concepts())) == list(common_concepts())
+
+
+def test_a_plan_of_few_things_draws_no_others(bank: Bank) -> None:
+    known = [c for c in spread_common(200) if ("3d", c.hex) in bank]
+    plan = Plan(bank, 10, things=200)
+    assert plan.concepts == known
+    assert len(Plan(bank, 10).concepts) > len(known)

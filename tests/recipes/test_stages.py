@@ -41,6 +41,7 @@ def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
         width=64,
         heads=2,
         layers=2,
+        views=1,
         axes=(8, 12, 12),
         pictures=24,
         batch=8,
@@ -160,3 +161,23 @@ def test_crops_are_pieces_or_whole_pictures_of_as_many_pixels(small: Config, run
 def test_psnr_of_a_known_error() -> None:
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     assert vae.psnr(images, images + 16) == pytest.approx(24.05, abs=0.01)
+
+
+def test_captions_that_tell_nothing_leave_no_difference(small: Config, runs: Path) -> None:
+    """An untrained network's last layer is zero: it answers alike, whatever it is told."""
+    tiny.write_tokenizer(runs / "tokenizer")
+    for stage in (data, vae):
+        stage.run(small, runs, None)
+    tokenizer = base.PromptTokenizer.from_folder(runs / "tokenizer")
+    own = replace(small.base, batch=12)
+    held = base.Batches(Stream(small.data, runs, "held"), ((64, 64),), own, tokenizer)[0]
+    networks, decoder = base.Networks(small.base, tokenizer.vocabulary), base.load_vae(runs)
+    own_loss, others_loss = base.steer(networks, decoder, held, tokenizer.prefix)
+    assert own_loss == others_loss > 0
+    torch.nn.init.normal_(networks.transformer.proj_out.weight, std=0.1)
+    torch.nn.init.normal_(networks.transformer.norm_out.weight, std=0.1)
+    for block in networks.transformer.blocks:
+        torch.nn.init.normal_(block.img.mod.weight, std=0.5)
+    own_loss, others_loss = base.steer(networks, decoder, held, tokenizer.prefix)
+    assert own_loss != others_loss
+    assert base.steer(networks, decoder, held, tokenizer.prefix) == (own_loss, others_loss)
