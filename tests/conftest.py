@@ -41,3 +41,12 @@ def threads() -> Iterator[None]:
 def any_threads(request: pytest.FixtureRequest, threads: None) -> None:
     """Runs the test on each of these numbers of threads."""
     torch.set_num_threads(request.param)
+
+
+@pytest.fixture
+def one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

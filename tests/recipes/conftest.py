@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from recipes.mini import art
@@ -63,15 +62,6 @@ def runs(tmp_path: Path) -> Path:
     for code, rgb in DISCS.items():
         disc(rgb).save(assets / f"{code}.webp", lossless=True)
     return tmp_path
-
-
-@pytest.fixture
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ NUMBER = (int, float)
 OPTIONAL: dict[str, Any] = {
     "alpha": 16.0, "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4,
     "minutes": 30.0, "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
+    "guidance": 4.0, "start": "lightning-4",
 }  # fmt: skip
 ITEMS: dict[str, Any] = {
     "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
     "nodes": NUMBER, "sample_seeds": int, "size": int,
+    "adapters": str, "sizes": str,
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Optimisers by name, the learning rate over the steps, and the average of the weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,14 +17,20 @@ STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
 
 
 def make_optimiser(
-    name: str, parameters: Iterable[nn.Parameter], rate: float, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
     """``rate`` is the peak; Prodigy finds its own and takes it as a factor, usually 1."""
     given = list(parameters)
     if name == "adamw":
-        return torch.optim.AdamW(given, lr=rate, weight_decay=weight_decay)
+        return torch.optim.AdamW(given, lr=rate, betas=betas, weight_decay=weight_decay)
     if name == "adamw8bit":
-        return load("bitsandbytes").optim.AdamW8bit(given, lr=rate, weight_decay=weight_decay)
+        return load("bitsandbytes").optim.AdamW8bit(
+            given, lr=rate, betas=betas, weight_decay=weight_decay
+        )
     if name == "prodigy":
         options = {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True}
         kind = load("prodigyopt").Prodigy
@@ -65,6 +72,18 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, live in self._live.items():
             self.shadow[name].lerp_(live, 1 - decay)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While it lasts, the parameters are the averages."""
+        if not self.decay:
+            yield
+            return
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -119,8 +119,12 @@ def locked(descriptor: int) -> bool:
 
 def write_settings(settings: Settings, folder: Path) -> Path:
     """As a file that ``--config`` takes."""
+    return write_text(folder, toml(settings, folder))
+
+
+def write_text(folder: Path, settings: str) -> Path:
     path = folder / SETTINGS
-    atomic.write(path, lambda file: file.write(toml(settings, folder).encode()))
+    atomic.write(path, lambda file: file.write(settings.encode()))
     return path
 
 

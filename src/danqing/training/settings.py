@@ -1,21 +1,19 @@
 """Everything that a training can be told, with presets, from a TOML file or from flags."""
 
 import json
-import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
 
-from danqing.adapters.refusal import printable
 from danqing.adapters.targets import Target
 from danqing.adapters.write import NAMINGS, kind_of
 from danqing.errors import DanqingError, TrainingError
-from danqing.training.kinds import NUMBER, check_type, is_one, is_sound
+from danqing.training import reading
+from danqing.training.kinds import NUMBER, is_one, is_sound
 from danqing.training.loss import SIGMAS, WEIGHTINGS
 from danqing.training.memory import QUANTISED
 from danqing.training.optimise import OPTIMISERS, SCHEDULES
@@ -56,9 +54,7 @@ FREE = frozenset(
 ) | {"prompts", "sample_steps", "sample_guidance", "sample_seeds", "few_step", "naming", "cache"}
 # Compared by what they hold, wherever that lies.
 NAMED = frozenset(("data", "model", "dtype"))
-# What names files, and what names a file or something known.
 UNIT = 16  # pixels; sizes are multiples of it
-PATHS, NAMES = ("data", "out", "cache"), ("model", "few_step")
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def read(path: Path | None, flags: Mapping[str, Any], *, whole: bool = True) -> 
     Raises:
         TrainingError: a name that is not known, or a value that cannot be.
     """
-    given = {**(read_toml(path) if path else {}), **flags}
+    given = {**(reading.read_toml(path) if path else {}), **flags}
     preset = given.get("preset", "style")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise TrainingError(f"preset {preset!r} is not known; choose {', '.join(PRESETS)}")
@@ -197,78 +193,6 @@ def path_of(entry: str | Mapping[str, Any]) -> str:
     return entry if isinstance(entry, str) else str(entry.get("path", ""))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A flat table; paths in it are relative to the file."""
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise TrainingError(f"cannot read {path}: {error.strerror}; check the name") from error
-    except (ValueError, RecursionError) as error:  # also of numbers that are too long
-        raise TrainingError(f"{path} is not TOML: {printable(str(error))}") from error
-    return {name: beside(path.parent, name, value) for name, value in found.items()}
-
-
-def beside(folder: Path, name: str, value: Any) -> Any:
-    """A setting with its paths as they are seen from here."""
-    if name in PATHS and isinstance(value, list):
-        return [beside(folder, name, own) for own in value]
-    if name == "data" and isinstance(value, dict) and "path" in value:
-        return {**value, "path": beside(folder, name, value["path"])}
-    is_path = name in PATHS or (name in NAMES and (folder / str(value)).exists())
-    if not is_path or not isinstance(value, str) or not value or value.startswith("~"):
-        return value
-    return os.path.normpath(folder / value)
-
-
-def toml(settings: Settings, folder: Path) -> str:
-    """The settings that are not the preset's, for a file in this folder."""
-    usual, lines = make({"preset": "", **PRESETS[settings.preset]}), []
-    for name, value in settings.plain().items():
-        if value is None or getattr(settings, name) == getattr(usual, name):
-            continue
-        if name in PATHS or (name in NAMES and Path(str(value)).exists()):
-            value = seen_from(folder, value)
-        lines.append(f"{name} = {toml_value(value)}\n")
-    return "".join(lines)
-
-
-def seen_from(folder: Path, value: Any) -> Any:
-    """Paths as a file in this folder must name them."""
-    match value:
-        case list():
-            return [seen_from(folder, own) for own in value]
-        case dict():
-            return {**value, "path": seen_from(folder, value["path"])}
-    return os.path.relpath(value, folder)
-
-
-def toml_value(value: Any) -> str:
-    match value:
-        case list():
-            return f"[{', '.join(map(toml_value, value))}]"
-        case dict():
-            inner = (f"{name} = {toml_value(own)}" for name, own in value.items())
-            return f"{{{', '.join(inner)}}}"
-    # JSON's texts, numbers and truths are TOML as well, but for this one character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def make(values: Mapping[str, Any]) -> Settings:
-    known = [field.name for field in fields(Settings)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise TrainingError(
-            f"setting {unknown[0]!r} is not known; the settings are {', '.join(known)}"
-        )
-    lists: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    for field in fields(Settings):
-        if field.name in lists:
-            check_type(field.name, lists[field.name], getattr(Settings(), field.name))
-    return replace(Settings(), **lists)
-
-
 RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 4096), "steps": (1, 10**7), "batch": (1, 4096), "accumulate": (1, 4096),
     "rate": (1e-12, 10), "alpha": (1e-6, 1e6), "warm_up": (0, 10**7), "clip": (0, 1e9),
@@ -277,6 +201,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 10**7), "evaluate_every": (0, 10**7), "sample_every": (0, 10**7),
     "seed": (0, 2**63 - 1),
 }  # fmt: skip
+
+
+def make(values: Mapping[str, Any]) -> Settings:
+    return reading.make(Settings, values)
+
+
+def toml(settings: Settings, folder: Path) -> str:
+    """The settings that are not the preset's, for a file in this folder."""
+    return reading.toml(settings, make({"preset": "", **PRESETS[settings.preset]}), folder)
 
 
 def check(settings: Settings) -> Settings:
@@ -290,14 +223,8 @@ def check(settings: Settings) -> Settings:
         "quantise": ("none", *QUANTISED),
         "naming": tuple(NAMINGS),
     }
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
-            value = getattr(settings, name)
-            raise TrainingError(f"{name} {value!r} is not known; choose {', '.join(known)}")
-    for name, (low, high) in RANGES.items():
-        value = getattr(settings, name)
-        if value is not None and not low <= value <= high:
-            raise TrainingError(f"{name} {value!r} must be from {low:g} to {high:g}")
+    reading.check_choices(settings, choices)
+    reading.check_ranges(settings, RANGES)
     check_more(settings)
     if settings.kind == "full" and (settings.quantise != "none" or settings.dora):
         raise TrainingError("all weights are trained: quantise and dora are for adapters only")

@@ -1,0 +1,275 @@
+"""A whole distillation, from settings to the file: what happens when, told as events."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from danqing.adapters import formats, published
+from danqing.adapters.adapter import Sampling
+from danqing.adapters.fold import fold
+from danqing.adapters.targets import check_fit, targets
+from danqing.errors import TrainingError
+from danqing.sampling.schedule import schedule
+from danqing.training import prepare, results
+from danqing.training.cache import Cache, Stamp
+from danqing.training.distill.draws import Draws
+from danqing.training.distill.loop import Distillation, Event, Saved
+from danqing.training.distill.nodes import best_nodes
+from danqing.training.distill.phases import Lesson
+from danqing.training.distill.prompts import read_prompts
+from danqing.training.distill.roles import STUDENT, Roles
+from danqing.training.distill.settings import DistillSettings, size_of, toml
+from danqing.training.distill.student import Student
+from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish
+from danqing.training.memory import checkpoint_blocks
+from danqing.training.prepare import Pictures, Place
+from danqing.training.run import Encoding, Finished, Resumed, peak_bytes
+from danqing.training.trainable import Shape
+from danqing.weights import configs, model
+from danqing.weights.fingerprint import fingerprint
+
+SEARCHED = 64  # trajectories that the nodes are found with
+IN_MEMORY = 4096  # text features
+
+
+@dataclass(frozen=True)
+class Travelled:
+    """So many of the teacher's trajectories are there."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Noded:
+    """The student's noise levels, without the closing 0."""
+
+    nodes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Latents of the prompts [P, C], a row for each way of sampling."""
+
+    step: int
+    rows: "dict[str, list[Tensor]]"
+
+
+Told = Encoding | Travelled | Noded | Resumed | Sampled | Finished | Event
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a distillation begins with, once all that is slow is done."""
+
+    lesson: Lesson
+    held_out: list[tuple[Wish, Tensor]]
+    base: Mapping[str, str]
+    identity: Mapping[str, str]
+
+
+def distill(settings: DistillSettings, device: torch.device) -> Iterator[Told]:
+    """Distil as the settings say, going on where the same distillation was left.
+
+    Raises:
+        DataError: the prompts cannot be used.
+        AdapterError: an adapter is damaged, or does not fit.
+        TrainingError: the settings cannot be, or a gradient is not finite.
+        OutputError: the result cannot be written, or would replace what another made.
+    """
+    results.check(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    place = prepare.place_of(settings, device)
+    check_teacher(settings, place)
+    prompts = read_prompts(settings.prompts_file, place.folder)
+    with results.owned(settings) as folder:
+        texts = yield from encoded(settings, place, folder, prompts)
+        roles = open_roles(settings, place)
+        ready = yield from prepared(settings, place, folder, prompts, texts, roles)
+        distillation = Distillation(ready.lesson, ready.held_out, folder, ready.identity)
+        results.write_text(folder, toml(settings, folder))
+        if distillation.step:
+            yield Resumed(distillation.step)
+        for event in distillation.run():
+            yield event
+            if isinstance(event, Saved):
+                write(distillation, ready, settings)
+        path = write(distillation, ready, settings)
+        yield Finished(distillation.step, (path,), peak_bytes(device), 0, distillation.ended)
+
+
+# ---- what is slow -----------------------------------------------------------------------------
+
+
+def encoded(
+    settings: DistillSettings, place: Place, folder: Path, prompts: Sequence[str]
+) -> Iterator[Told]:
+    """Text features of every prompt, by encoders that are gone afterwards."""
+    cache = Cache(
+        folder / "cache", Stamp.of(settings.model, place.folder), place.dtype,
+        unit=prepare.unit(place),
+    )  # fmt: skip
+    needed = list(dict.fromkeys([*prompts, *settings.prompts, settings.negative]))
+    for done, total in prepare.fill_cache(cache, place, Pictures([], [], ""), needed):
+        yield Encoding(done, total)
+    features: Callable[[str], Tensor] = lru_cache(IN_MEMORY)(
+        lambda prompt: cache.text(cache.text_key(prompt))
+    )
+    return Texts(features, features(settings.negative))
+
+
+def open_roles(settings: DistillSettings, place: Place) -> Roles:
+    """The frozen network with the user's adapters folded in, and the two adapters in training."""
+    network = prepare.load_transformer(place, settings.quantise)
+    for name, strength in map(split_strength, settings.adapters):
+        adapter = formats.read(published.find(name))
+        known = targets(network)
+        check_fit(adapter, known, name, settings.model)
+        fold(network, adapter, strength, known)
+    alpha = float(settings.rank if settings.alpha is None else settings.alpha)
+    student = Shape(settings.rank, alpha)
+    fake = Shape(settings.fake_rank, float(settings.fake_rank))
+    roles = Roles(network, settings.targets, student, fake, settings.seed)
+    if settings.start:
+        roles.start_from(formats.read(published.find(settings.start)))
+    if settings.checkpointing:
+        checkpoint_blocks(network)
+    return roles
+
+
+def prepared(
+    settings: DistillSettings,
+    place: Place,
+    folder: Path,
+    prompts: Sequence[str],
+    texts: Texts,
+    roles: Roles,
+) -> Iterator[Told]:
+    """The teacher's trajectories, and the nodes that they show to be best."""
+    sizes = [size_of(size) for size in settings.sizes] or [model.read_defaults(place.folder).size]
+    teacher = teacher_of(settings, place, sizes[0])
+    identity = identity_of(settings, place, prompts)
+    whole, draws = hashed(identity), Draws(settings.seed)
+    wishes = draws.wishes(prompts, sizes, settings.trajectories + settings.held_out)
+    learnt, apart = wishes[: settings.trajectories], wishes[settings.trajectories :]
+    store = folder / "trajectories"
+    nodes = settings.nodes
+    if nodes:
+        teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
+    else:
+        some = Trajectories(store, learnt[:SEARCHED], teacher, whole)
+        for done, _ in some.make(roles, texts, settings.batch):
+            yield Travelled(done, settings.trajectories + settings.held_out)
+        ways = [some[i] for i in range(len(some))]
+        nodes = tuple(best_nodes(ways, teacher.sigmas, settings.steps)[:-1])
+    yield Noded(nodes)
+    places = [teacher.sigmas.index(node) for node in (*nodes, 0.0)]
+    kept = Trajectories(store, [*learnt, *apart], teacher, whole, places)
+    for done, total in kept.make(roles, texts, settings.batch):
+        yield Travelled(done, total)
+    student = Student(roles, (*nodes, 0.0), texts, teacher.unit)
+    first = range(len(learnt))
+    lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings)
+    held_out = [(wish, kept[len(learnt) + i][-1]) for i, wish in enumerate(apart)]
+    base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
+    return Ready(lesson, held_out, base, identity)
+
+
+def teacher_of(settings: DistillSettings, place: Place, size: tuple[int, int]) -> Teacher:
+    """Its schedule is that of the first size, so that all sizes share the student's nodes."""
+    unit = prepare.unit(place)
+    patches = (size[0] // unit) * (size[1] // unit)
+    sigmas = schedule(settings.teacher_steps, patches, configs.read_schedule(place.folder))
+    guidance = settings.guidance or model.read_defaults(place.folder).guidance
+    return Teacher(tuple(sigmas), guidance, unit)
+
+
+def with_nodes(sigmas: Sequence[float], nodes: Sequence[float]) -> tuple[float, ...]:
+    """The teacher's levels, each node in the place of the nearest one."""
+    found = list(sigmas)
+    for node in nodes:
+        nearest = min(range(len(found) - 1), key=lambda i: abs(found[i] - node))
+        found[nearest] = node
+    if any(a <= b for a, b in itertools.pairwise(found)):
+        raise TrainingError(
+            f"nodes {list(nodes)} lie closer together than the teacher's {len(sigmas) - 1} steps; "
+            "give it more with --set teacher_steps=100"
+        )
+    return tuple(found)
+
+
+# ---- what must be so --------------------------------------------------------------------------
+
+
+def check_teacher(settings: DistillSettings, place: Place) -> None:
+    """A teacher that already is a few-step model has nothing left to teach."""
+    defaults = model.read_defaults(place.folder)
+    if settings.guidance is None and defaults.guidance == 1:
+        raise TrainingError(
+            f"{settings.model_name} samples in {defaults.steps} steps without guidance: it is a "
+            "few-step model already; give the model that it was made from, or --guidance"
+        )
+    for name, _ in map(split_strength, settings.adapters):
+        made = formats.read(published.find(name)).sampling
+        if made is not None:
+            raise TrainingError(
+                f"adapter {name} was made for {made}: a teacher with it is a few-step model "
+                "already. Leave it out, or begin from it with --start"
+            )
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:STRENGTH``."""
+    name, colon, strength = text.rpartition(":")
+    try:
+        return (name, float(strength)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def identity_of(settings: DistillSettings, place: Place, prompts: Sequence[str]) -> dict[str, str]:
+    """What a resumed distillation must find again, whatever it is called."""
+    files = [*(name for name, _ in map(split_strength, settings.adapters)), settings.start]
+    strengths = [strength for _, strength in map(split_strength, settings.adapters)]
+    digests = [digest(published.find(name)) for name in files if name]
+    return {
+        "the prompts": hashed(list(prompts)),
+        "the model": fingerprint(place.folder),
+        "the adapters": hashed([digests, strengths]),
+        "the dtype": str(place.dtype).removeprefix("torch."),
+    }
+
+
+def digest(path: Path) -> str:
+    from danqing.adapters.store import digest as of_file
+
+    return of_file(path)
+
+
+def hashed(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---- the result -------------------------------------------------------------------------------
+
+
+def write(distillation: Distillation, ready: Ready, settings: DistillSettings) -> Path:
+    """The averaged student, which knows how to be sampled."""
+    lesson = ready.lesson
+    nodes = tuple(lesson.student.nodes)
+    with distillation.average.shown():
+        adapter = lesson.student.roles.adapter(STUDENT)
+    sampling = Sampling(settings.steps, nodes, 1.0)
+    path = Path(settings.out)
+    results.write_adapter(
+        replace(adapter, sampling=sampling), path, settings, ready.base, distillation.step
+    )
+    return path

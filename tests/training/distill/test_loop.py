@@ -1,0 +1,127 @@
+"""The phases in their order, exact resumption, and the way back from a drift."""
+
+import math
+
+import pytest
+import torch
+
+from danqing.errors import TrainingError
+from danqing.training.distill import loop, phases
+from danqing.training.distill.guards import Figures
+from danqing.training.distill.loop import FAKE_START, IMITATION, MATCHING, TIRED, Evaluated
+from danqing.training.loop import DONE, TIME
+from tests.training.distill import small
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_phases_come_in_their_order(tmp_path):
+    found = small.distillation(tmp_path, small.SETTINGS)
+    before = small.weights(found)
+    events = list(found.run())
+    phases_ = [phase for _, phase, _, _ in small.told(events)]
+    assert phases_ == [IMITATION] * 4 + [FAKE_START] * 2 + [MATCHING] * 4
+    assert found.ended == DONE
+    assert all(math.isfinite(v) for _, _, losses, _ in small.told(events) for v in losses.values())
+    after = small.weights(found)
+    assert all(not torch.equal(before[name], after[name]) for name in before if "up" in name)
+    assert [e.step for e in events if isinstance(e, Evaluated)] == [0, 3, 4, 6, 9, 10]
+
+
+def test_only_the_fake_score_learns_at_its_start(tmp_path):
+    found = small.distillation(tmp_path, small.settings(imitation=0, matching=0))
+    before = small.weights(found)
+    list(found.run())
+    changed = {n for n, w in small.weights(found).items() if not torch.equal(w, before[n])}
+    assert changed
+    assert all(name.startswith("fake ") for name in changed)
+
+
+@pytest.mark.parametrize("stops", [(2,), (5, 7), (1, 4, 6, 9)])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, stops):
+    straight = small.distillation(tmp_path / "straight", small.SETTINGS)
+    wanted = small.told(list(straight.run()))
+    found = []
+    for stop in (*stops, 100):
+        part = small.distillation(tmp_path / "parts", small.SETTINGS)
+        for event in part.run():
+            found += small.told([event])
+            if part.step == stop:
+                part.save()
+                break
+    assert found == wanted
+    one, other = small.weights(straight), small.weights(part)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(
+        torch.equal(straight.average.shadow[name], part.average.shadow[name])
+        for name in straight.average.shadow
+    )
+
+
+def test_other_settings_are_refused_at_a_resumption(tmp_path):
+    own = small.distillation(tmp_path, small.SETTINGS)
+    next(e for e in own.run() if own.step == 1)
+    own.save()
+    with pytest.raises(TrainingError, match=r"rate was 0\.01 and is 0\.02"):
+        small.distillation(tmp_path, small.settings(rate=2e-2))
+
+
+def test_imitation_comes_nearer_to_the_teacher(tmp_path):
+    own = small.settings(imitation=60, fake_start=0, matching=0, ema=0.9, evaluate_every=0)
+    events = list(small.distillation(tmp_path, own).run())
+    evaluated = [e.figures for e in events if isinstance(e, Evaluated)]
+    assert evaluated[-1].error < 0.7 * evaluated[0].error
+    assert evaluated[-1].cosine > evaluated[0].cosine
+
+
+def test_a_student_that_drifts_goes_back_at_half_the_rate(tmp_path, monkeypatch):
+    own = small.settings(evaluate_every=1)
+    found = small.distillation(tmp_path, own)
+    drifts = {8: 1e9}
+    real = loop.measure
+
+    def measured(*args):
+        figures = real(*args)
+        return Figures(figures.error, figures.cosine, drifts.get(found.step, 0.0))
+
+    monkeypatch.setattr(loop, "measure", measured)
+    events, kept = [], {}
+    for event in found.run():
+        events.append(event)
+        if isinstance(event, Evaluated) and event.step == 7:
+            kept = {n: t.clone() for n, t in found.guard.good.items()}
+        if isinstance(event, Evaluated) and event.step == 8:
+            assert event.back == 7
+            live = {n: p.detach() for n, p in found.parameters.items()}
+            assert all(torch.equal(live[n], kept[n]) for n in kept)
+    assert found.guard.rollbacks == 1
+    assert found.optimisers[MATCHING].param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert found.ended == DONE
+
+
+def test_after_three_ways_back_it_ends_and_says_why(tmp_path, monkeypatch):
+    found = small.distillation(tmp_path, small.settings(evaluate_every=1, matching=50))
+    monkeypatch.setattr(loop, "measure", lambda *_: Figures(1.0, 0.5, 1e9))
+    list(found.run())
+    assert found.ended == TIRED
+    assert found.step == 9
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_spoils_anything(tmp_path, monkeypatch):
+    found = small.distillation(tmp_path, small.SETTINGS)
+    real = phases.imitate
+
+    def spoilt(lesson, step):
+        return real(lesson, step) * (float("nan") if step == 2 else 1)
+
+    monkeypatch.setattr(phases, "imitate", spoilt)
+    with pytest.raises(TrainingError, match="gradient of the student is nan at step 3"):
+        list(found.run())
+    assert all(bool(torch.isfinite(p).all()) for p in found.parameters.values())
+
+
+def test_minutes_end_a_run(tmp_path):
+    found = small.distillation(tmp_path, small.settings(minutes=1e-6))
+    list(found.run())
+    assert found.ended == TIME
+    assert found.step == 1
