@@ -2,13 +2,15 @@
 
 from functools import lru_cache
 
+from PIL import Image
+
 from recipes.adapters.config import Place
 from recipes.mini import art
 from recipes.mini.art import Bank
 from recipes.mini.concepts import Concept
 from recipes.mini.facts import spread
 
-Glyphs = dict[art.Key, art.Image.Image]
+Glyphs = dict[art.Key, Image.Image]
 
 
 def taught_concepts(place: Place) -> list[Concept]:

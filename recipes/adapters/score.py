@@ -19,7 +19,7 @@ from recipes.adapters.config import Place
 from recipes.adapters.paint import Adapters, decoded, paint, pipeline
 from recipes.adapters.train import EXAMPLES
 from recipes.mini import judge as mini_judge
-from recipes.mini.captions import phrase, prompts
+from recipes.mini.captions import Canonical, phrase, prompts
 from recipes.mini.colours import COLOURS, WHITE
 from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.facts import Facts, Ground
@@ -103,7 +103,7 @@ def style_rows(place: Place, own: Judges, concepts: list[Concept], name: str) ->
         "do not": ("", ""),
     }
     for words, style in ways.items():
-        texts = [text for c in concepts for text in phrase(data.with_style(c, *style))]
+        texts = [text for c in concepts for text in phrase(Canonical(), data.with_style(c, *style))]
         for used, adapters in without_and_with(SUNSET):
             images = paint(place, texts, [SEED] * len(texts), adapters)
             shares = detect.share(own.style, images), own.named(own.mini, images, doubled)

@@ -23,6 +23,7 @@ SIDE = 124  # as large as a thing gets in a picture whose shorter side is 128
 DRAWN = 2 * SIDE  # vectors are drawn larger and reduced once
 Draw = Callable[[str], Image.Image | None]
 Key = tuple[str, str]  # style, code points
+Glyphs = Mapping[Key, Image.Image]
 
 
 class Bank(Mapping[Key, Image.Image]):

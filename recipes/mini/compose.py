@@ -9,7 +9,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from recipes.mini.art import Bank
+from recipes.mini.art import Glyphs
 from recipes.mini.colours import COLOURS, RGB
 from recipes.mini.concepts import Concept
 from recipes.mini.facts import Facts, Ground
@@ -44,7 +44,7 @@ WIDE = {
 }
 
 
-def compose(facts: Facts, bank: Bank, rng: random.Random, size: Size) -> np.ndarray:
+def compose(facts: Facts, bank: Glyphs, rng: random.Random, size: Size) -> np.ndarray:
     """uint8 [H, W, 3]"""
     canvas, horizon = paint_ground(facts.ground, rng, size)
     flip = facts.concept.kind in FLIPPED and rng.random() < FLIP_SHARE
@@ -137,7 +137,7 @@ def shake(rng: random.Random, spot: Spot, size: Size, reach: float) -> Spot:
 
 
 def draw_glyph(
-    bank: Bank, style: str, concept: Concept, tint: str | None, rng: random.Random, side: float
+    bank: Glyphs, style: str, concept: Concept, tint: str | None, rng: random.Random, side: float
 ) -> Image.Image:
     """The glyph with its longer side ``side`` pixels, dyed where asked for."""
     glyph = bank[style, concept.hex]

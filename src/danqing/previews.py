@@ -31,6 +31,21 @@ if TYPE_CHECKING:
 FULL, FEW = "full schedule", "few steps"
 
 
+class Decoder:
+    """Packed latents [P, C] to pictures, with the model's own VAE."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.vae = cast(VAE, loader.build(lambda: VAE(configs.read_vae(place.folder))))
+        model.fill("vae", self.vae, place.folder, place.device, place.dtype)
+
+    @torch.inference_mode()
+    def __call__(self, patches: Tensor, rows: int, columns: int) -> "Image":
+        latent = latents.unpack(patches.to(self._place.device), rows, columns)
+        raw = self.vae.denormalise(latent)[None].to(self._place.dtype)
+        return to_pil(self.vae.decode(raw)[0].float())
+
+
 class Previews:
     """Paints the settings' prompts at fixed seeds.
 
@@ -45,8 +60,7 @@ class Previews:
 
     def __init__(self, settings: Settings, place: Place, texts: Mapping[str, Tensor]) -> None:
         self._settings, self._place, self._texts = settings, place, texts
-        self._vae = cast(VAE, loader.build(lambda: VAE(configs.read_vae(place.folder))))
-        model.fill("vae", self._vae, place.folder, place.device, place.dtype)
+        self._decode = Decoder(place)
         self._few = read_few_step(settings.few_step)
 
     def __call__(self, network: Transformer) -> "dict[str, list[Image]]":
@@ -76,10 +90,10 @@ class Previews:
         for job in jobs:
             for _ in denoiser.run([job]):
                 pass
-        return [self._decode(job) for job in jobs]
+        return [self._decode(job.patches, job.rows, job.columns) for job in jobs]
 
     def _job(self, prompt: str, seed: int, how: Sampling, mix: Mix) -> Job:
-        config, place = self._vae.config, self._place
+        config, place = self._decode.vae.config, self._place
         width, height = self._settings.size or model.read_defaults(place.folder).size
         start = noise.draw(seed, (config.z_dim, height // config.factor, width // config.factor))
         rows, columns = (n // latents.PATCH for n in start.shape[-2:])
@@ -95,11 +109,6 @@ class Previews:
             sigmas=levels if how.sigmas is None else list(how.sigmas),
             mix=mix,
         )
-
-    def _decode(self, job: Job) -> "Image":
-        latent = latents.unpack(job.patches, job.rows, job.columns)
-        raw = self._vae.denormalise(latent)[None].to(self._place.dtype)
-        return to_pil(self._vae.decode(raw)[0].float())
 
 
 def read_few_step(name: str | None) -> Adapter | None:

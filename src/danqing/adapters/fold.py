@@ -1,8 +1,10 @@
 """Adapters into the weights of a network that is in memory; ``merge`` does it with files."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from danqing.adapters.adapter import Adapter, bias_change, change
 from danqing.adapters.targets import Target
@@ -18,7 +20,8 @@ def fold(
         target = known[layer]
         module = network.get_submodule(target.ours)
         rows = slice(target.index * target.weight[0], (target.index + 1) * target.weight[0])
-        parts = {"weight": change(update, module.weight[rows]) if update.shape else None,
+        weight = cast(Tensor, module.weight)[rows]
+        parts = {"weight": change(update, weight) if update.shape else None,
                  "bias": bias_change(update)}  # fmt: skip
         for name, part in parts.items():
             if part is not None:

@@ -6,6 +6,9 @@ import typer
 
 from danqing.cli import Settings
 from danqing.cli.adapter import adapter_app
+from danqing.cli.distill import EPILOG as DISTILL_EPILOG
+from danqing.cli.distill import HELP as DISTILL_HELP
+from danqing.cli.distill import distill
 from danqing.cli.generate import EPILOG as GENERATE_EPILOG
 from danqing.cli.generate import HELP as GENERATE_HELP
 from danqing.cli.generate import generate
@@ -30,6 +33,7 @@ app = typer.Typer(
 app.command("generate", help=unwrapped(GENERATE_HELP), epilog=GENERATE_EPILOG)(generate)
 app.command("reproduce", help=unwrapped(REPRODUCE_HELP), epilog=REPRODUCE_EPILOG)(reproduce)
 app.command("train", help=unwrapped(TRAIN_HELP), epilog=TRAIN_EPILOG)(train)
+app.command("distill", help=unwrapped(DISTILL_HELP), epilog=DISTILL_EPILOG)(distill)
 app.add_typer(model_app, name="model")
 app.add_typer(adapter_app, name="adapter")
 

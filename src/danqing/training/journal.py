@@ -75,13 +75,16 @@ class Journal:
         facts: Mapping[str, Any] | None = None,
         command: str = "",
         predicted: int | None = None,
+        total: int | None = None,
     ) -> str | None:
         """It begins, or goes on; a note for the person who watches, if there is something to say.
 
         ``facts`` are shown as they are ({"pictures": 30}); ``command`` is the line that starts the
-        training again; ``predicted`` is the planned peak of memory in bytes.
+        training again; ``predicted`` is the planned peak of memory in bytes; ``total`` counts the
+        steps, where the settings do not say.
         """
-        told = {"settings": settings, "facts": facts or {}, "command": command}
+        told: dict[str, Any] = {"settings": settings, "facts": facts or {}, "command": command}
+        told |= {"total": total} if total else {}
         self._append("start", self._step, {**told, "predicted_bytes": predicted})
         return NO_TENSORBOARD if self._board is None else None
 
@@ -99,6 +102,12 @@ class Journal:
                 self._append("saved", step, {})
             case Due():
                 pass
+
+    def note(self, kind: str, step: int, told: Mapping[str, Any]) -> None:
+        """A line of another kind of run; its numbers are drawn."""
+        self._append(kind, step, told)
+        scalars = {name: value for name, value in told.items() if isinstance(value, int | float)}
+        self._draw(step, {f"{kind}/{name}": float(value) for name, value in scalars.items()})
 
     def sample(
         self,

@@ -42,7 +42,7 @@ from danqing.training.memory import (
     quantise_blocks,
 )
 from danqing.training.plan import Around
-from danqing.training.settings import Settings
+from danqing.training.settings import Outcome, Settings
 from danqing.training.simulate import Shapes
 from danqing.training.stock import Stock, Take
 from danqing.training.subject import FullSubject, LoraSubject
@@ -84,7 +84,7 @@ class Shelf:
         self.text = lru_cache(KEPT_IN_MEMORY)(lambda c: cache.text(cache.text_key(c)))
 
 
-def place_of(settings: Settings, device: torch.device) -> Place:
+def place_of(settings: Outcome, device: torch.device) -> Place:
     """The settings' dtype, or float32 on a CPU and bfloat16 elsewhere."""
     usual = "float32" if device.type == "cpu" or settings.kind == "full" else "bfloat16"
     return Place(find(settings.model), device, dtype_named(settings.dtype or usual))

@@ -7,7 +7,7 @@ Whatever the log lacks is left out or said to be missing. Does not know how a tr
 import base64
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,14 +30,17 @@ HUES = ("one", "two", "three")
 LARGEST = 1e30  # beyond it a number is as good as infinite
 
 
-def write(folder: Path) -> Path:
+Draw = Callable[[Sequence[Line], Path], str]
+
+
+def write(folder: Path, draw: Draw | None = None) -> Path:
     """Draw the report of the run in the folder, as far as its log goes; the report's path.
 
     Raises:
         OutputError: the folder cannot be written, or is full.
     """
     path = folder / REPORT
-    content = page(journal.read(folder), folder).encode("utf-8", "backslashreplace")
+    content = (draw or page)(journal.read(folder), folder).encode("utf-8", "backslashreplace")
     atomic.write(path, lambda file: file.write(content))
     return path
 
@@ -45,17 +48,26 @@ def write(folder: Path) -> Path:
 def page(lines: Sequence[Line], folder: Path) -> str:
     """The page of these lines of a log; ``folder`` is where their sheets are."""
     run = gather(lines)
+    own = {
+        "title": escape(title(run)),
+        "tiles": "".join(tiles(run)),
+        "curves": "".join(curves(run)),
+        "details_name": "Loss by noise level",
+        "details": levels(run),
+        "settings": settings(run, Settings().plain()),
+    }
+    return laid(run, folder, own)
+
+
+def laid(run: "Run", folder: Path, own: Mapping[str, str]) -> str:
+    """The page, with what every run has beside what is a run's own."""
     template = Template(Path(__file__).with_suffix(".html").read_text("utf-8"))
     return template.substitute(
-        title=escape(title(run)),
         status=escape(status(run)),
-        tiles="".join(tiles(run)),
         facts=listed(run.start.get("facts") or {}),
         samples="".join(samples(run, folder)),
-        curves="".join(curves(run)),
-        levels=levels(run),
         files="".join(files(run, folder)),
-        settings=settings(run),
+        **own,
     )
 
 
@@ -168,7 +180,7 @@ def title(run: Run) -> str:
 
 
 def status(run: Run) -> str:
-    total = run.settings.get("steps")
+    total = run.start.get("total") or run.settings.get("steps")
     told = [f"step {run.step}" + (f" of {total}" if total else "")]
     kept = f"saved at step {run.saved}" if run.saved else "not saved yet"
     told.append(str(run.end.get("reason") or f"running, or killed; {kept}"))
@@ -188,12 +200,16 @@ def tiles(run: Run) -> Iterable[str]:
         yield tile("Change against the base", number(best, "change", "+.3g"), below)
     elif run.steps:
         yield tile("Training loss", number(run.steps[-1], "loss"), "at the last step")
+    yield from speed(run)
+    yield from memory(run)
+
+
+def speed(run: Run) -> Iterable[str]:
     seconds = numbers(run.steps, "seconds")
     if np.isfinite(seconds).any():
         median = {"median": float(np.nanmedian(seconds))}
         spent = f"median; {duration(float(np.nansum(seconds)))} in all steps"
         yield tile("Seconds per step", number(median, "median", ".3g"), spent)
-    yield from memory(run)
 
 
 def memory(run: Run) -> Iterable[str]:
@@ -365,8 +381,8 @@ def generate_command(own: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def settings(run: Run) -> str:
-    usual = Settings().plain()
+def settings(run: Run, usual: Mapping[str, Any]) -> str:
+    """All of them, and which are not the usual ones."""
     changed = {name for name, value in run.settings.items() if value != usual.get(name)}
     return listed(run.settings, changed)
 

@@ -25,7 +25,7 @@ from danqing.models.transformer import Transformer
 from danqing.training import checkpoint
 from danqing.training.loop import Training
 from danqing.training.memory import plain_blocks
-from danqing.training.settings import Settings, path_of, toml
+from danqing.training.settings import Outcome, Settings, path_of, toml
 from danqing.training.subject import LoraSubject
 from danqing.weights import export
 from danqing.weights.files import TensorFiles, dtype_named
@@ -36,20 +36,20 @@ LOCK, SETTINGS = "lock", "settings.toml"
 METADATA, MARK = "danqing_training", "danqing_training.json"
 
 
-def run_folder(settings: Settings) -> Path:
+def run_folder(settings: Outcome) -> Path:
     """``mine.run`` for ``mine.safetensors``."""
     out = Path(settings.out)
     name = out.stem if settings.kind == "lora" else out.name
     return out.with_name(f"{name}.run")
 
 
-def best_path(settings: Settings) -> Path:
+def best_path(settings: Outcome) -> Path:
     out = Path(settings.out)
     lora = settings.kind == "lora"
     return out.with_name(f"{out.stem}-best{out.suffix}" if lora else f"{out.name}-best")
 
 
-def check(settings: Settings) -> None:
+def check(settings: Outcome) -> None:
     """Refuse a place whose file was not made by this training, before any work."""
     out = Path(settings.out)
     if not out.name:
@@ -90,7 +90,7 @@ def is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def owned(settings: Settings) -> Iterator[Path]:
+def owned(settings: Outcome) -> Iterator[Path]:
     """The folder of the run, for one process: two would overwrite each other's state."""
     folder = run_folder(settings)
     try:
@@ -151,7 +151,7 @@ def write_adapters(
 
 
 def write_adapter(
-    adapter: Adapter, path: Path, settings: Settings, base: Mapping[str, str], step: int
+    adapter: Adapter, path: Path, settings: Outcome, base: Mapping[str, str], step: int
 ) -> None:
     metadata = {METADATA: told(settings, step)}
     kept = writing.cast(adapter, dtype_named(settings.save_dtype))
@@ -159,7 +159,7 @@ def write_adapter(
     writing.write(noted, path, settings.naming, overwrite=True)
 
 
-def told(settings: Settings, step: int) -> str:
+def told(settings: Outcome, step: int) -> str:
     """What the result says of its making."""
     facts = {"settings": settings.learnt_from(), "step": step}
     return json.dumps(facts, sort_keys=True, ensure_ascii=False)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import ImageColor
 
@@ -162,6 +162,26 @@ class Settings:
         """As the world knows it: a hub id, or the last part of a folder's name."""
         folder = Path(self.model)
         return folder.resolve().name if folder.is_dir() else self.model
+
+
+class Outcome(Protocol):
+    """What the settings of any run say of its model and its result."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def dtype(self) -> str | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def data(self) -> tuple[str | Mapping[str, Any], ...]: ...
+    @property
+    def out(self) -> str: ...
+    @property
+    def naming(self) -> str: ...
+    @property
+    def save_dtype(self) -> str: ...
+    def learnt_from(self) -> dict[str, Any]: ...
 
 
 def read(path: Path | None, flags: Mapping[str, Any], *, whole: bool = True) -> Settings:

@@ -1,12 +1,13 @@
 """A whole distillation, from settings to the file: what happens when, told as events."""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,20 +21,24 @@ from danqing.sampling.schedule import schedule
 from danqing.training import prepare, results
 from danqing.training.cache import Cache, Stamp
 from danqing.training.distill.draws import Draws
-from danqing.training.distill.loop import Distillation, Event, Saved
+from danqing.training.distill.loop import Distillation, Event
 from danqing.training.distill.nodes import best_nodes
 from danqing.training.distill.phases import Lesson
 from danqing.training.distill.prompts import read_prompts
 from danqing.training.distill.roles import STUDENT, Roles
 from danqing.training.distill.settings import DistillSettings, size_of, toml
 from danqing.training.distill.student import Student
-from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish
+from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish, travel
+from danqing.training.loop import Due, Saved
 from danqing.training.memory import checkpoint_blocks
 from danqing.training.prepare import Pictures, Place
 from danqing.training.run import Encoding, Finished, Resumed, peak_bytes
 from danqing.training.trainable import Shape
 from danqing.weights import configs, model
 from danqing.weights.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SEARCHED = 64  # trajectories that the nodes are found with
 IN_MEMORY = 4096  # text features
@@ -56,12 +61,15 @@ class Noded:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Latents of the prompts [P, C], a row for each way of sampling."""
+    """Pictures of the prompts, a row for each way of sampling."""
 
     step: int
-    rows: "dict[str, list[Tensor]]"
+    rows: "dict[str, list[Image]]"
 
 
+# Decodes packed latents [P, C] of so many rows and columns.
+Decode = Callable[[Tensor, int, int], "Image"]
+MakeDecoder = Callable[[Place], Decode]
 Told = Encoding | Travelled | Noded | Resumed | Sampled | Finished | Event
 
 
@@ -70,12 +78,15 @@ class Ready:
     """What a distillation begins with, once all that is slow is done."""
 
     lesson: Lesson
+    teacher: Teacher
     held_out: list[tuple[Wish, Tensor]]
     base: Mapping[str, str]
     identity: Mapping[str, str]
 
 
-def distill(settings: DistillSettings, device: torch.device) -> Iterator[Told]:
+def distill(
+    settings: DistillSettings, device: torch.device, decoder: MakeDecoder | None = None
+) -> Iterator[Told]:
     """Distil as the settings say, going on where the same distillation was left.
 
     Raises:
@@ -98,7 +109,12 @@ def distill(settings: DistillSettings, device: torch.device) -> Iterator[Told]:
         results.write_text(folder, toml(settings, folder))
         if distillation.step:
             yield Resumed(distillation.step)
+        decode = decoder(place) if decoder and settings.prompts else None
         for event in distillation.run():
+            if isinstance(event, Due):
+                if decode is not None:
+                    yield sampled(event.step, ready, settings, decode)
+                continue
             yield event
             if isinstance(event, Saved):
                 write(distillation, ready, settings)
@@ -111,7 +127,7 @@ def distill(settings: DistillSettings, device: torch.device) -> Iterator[Told]:
 
 def encoded(
     settings: DistillSettings, place: Place, folder: Path, prompts: Sequence[str]
-) -> Iterator[Told]:
+) -> Generator[Told, None, Texts]:
     """Text features of every prompt, by encoders that are gone afterwards."""
     cache = Cache(
         folder / "cache", Stamp.of(settings.model, place.folder), place.dtype,
@@ -152,7 +168,7 @@ def prepared(
     prompts: Sequence[str],
     texts: Texts,
     roles: Roles,
-) -> Iterator[Told]:
+) -> Generator[Told, None, Ready]:
     """The teacher's trajectories, and the nodes that they show to be best."""
     sizes = [size_of(size) for size in settings.sizes] or [model.read_defaults(place.folder).size]
     teacher = teacher_of(settings, place, sizes[0])
@@ -168,7 +184,7 @@ def prepared(
         some = Trajectories(store, learnt[:SEARCHED], teacher, whole)
         for done, _ in some.make(roles, texts, settings.batch):
             yield Travelled(done, settings.trajectories + settings.held_out)
-        ways = [some[i] for i in range(len(some))]
+        ways = [list(some[i]) for i in range(len(some))]
         nodes = tuple(best_nodes(ways, teacher.sigmas, settings.steps)[:-1])
     yield Noded(nodes)
     places = [teacher.sigmas.index(node) for node in (*nodes, 0.0)]
@@ -180,7 +196,7 @@ def prepared(
     lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings)
     held_out = [(wish, kept[len(learnt) + i][-1]) for i, wish in enumerate(apart)]
     base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
-    return Ready(lesson, held_out, base, identity)
+    return Ready(lesson, teacher, held_out, base, identity)
 
 
 def teacher_of(settings: DistillSettings, place: Place, size: tuple[int, int]) -> Teacher:
@@ -198,12 +214,29 @@ def with_nodes(sigmas: Sequence[float], nodes: Sequence[float]) -> tuple[float, 
     for node in nodes:
         nearest = min(range(len(found) - 1), key=lambda i: abs(found[i] - node))
         found[nearest] = node
-    if any(a <= b for a, b in itertools.pairwise(found)):
+    lost = any(node not in found for node in nodes)
+    if lost or any(a <= b for a, b in pairwise(found)):
         raise TrainingError(
             f"nodes {list(nodes)} lie closer together than the teacher's {len(sigmas) - 1} steps; "
             "give it more with --set teacher_steps=100"
         )
     return tuple(found)
+
+
+def sampled(step: int, ready: Ready, settings: DistillSettings, decode: Decode) -> Sampled:
+    """The student's pictures as it is now; at the beginning the teacher's, too."""
+    lesson, size = ready.lesson, ready.lesson.sizes[0]
+    wishes = [
+        Wish(prompt, seed, size) for prompt in settings.prompts for seed in settings.sample_seeds
+    ]
+    rows, columns = (n // lesson.student.unit for n in (size[1], size[0]))
+    found = {f"{settings.steps} steps": lesson.student.pictures(wishes)}
+    if step == 0:
+        ways = travel(lesson.student.roles, wishes, lesson.student.texts, ready.teacher)
+        found = {f"teacher, {settings.teacher_steps} steps": [w[-1] for w in ways], **found}
+    return Sampled(
+        step, {way: [decode(state, rows, columns) for state in own] for way, own in found.items()}
+    )
 
 
 # ---- what must be so --------------------------------------------------------------------------

@@ -110,9 +110,14 @@ class DistillSettings:
     prompts: tuple[str, ...] = ()
     sample_seeds: tuple[int, ...] = (0, 1)
 
-    # As the files of a training ask for it.
-    kind = "lora"
-    data = ()
+    @property
+    def kind(self) -> str:
+        return "lora"
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """It learns from no pictures."""
+        return ()
 
     @property
     def total(self) -> int:
@@ -175,6 +180,11 @@ def check(settings: DistillSettings) -> DistillSettings:
     for size in settings.sizes:
         size_of(size)
     check_levels(settings)
+    if settings.adapters and settings.quantise != "none":
+        raise TrainingError(
+            "an adapter cannot be folded into 8 bits; leave --quantise out, or merge it first with "
+            "danqing adapter merge"
+        )
     if not settings.total:
         raise TrainingError("imitation and matching are 0: nothing would be learnt; give one")
     for name in ("targets", "sample_seeds"):

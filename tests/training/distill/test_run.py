@@ -1,0 +1,159 @@
+"""A whole distillation: the teacher is the pipeline, and the result runs in the pipeline."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import danqing
+from danqing.adapters import formats
+from danqing.adapters import write as writing
+from danqing.errors import TrainingError
+from danqing.sampling import latents
+from danqing.training.distill import run
+from danqing.training.distill.run import Noded, split_strength, with_nodes
+from danqing.training.distill.settings import DistillSettings, check, read, toml
+from danqing.training.distill.student import Student
+from danqing.training.distill.trajectories import Texts, Trajectories, Wish, travel
+from danqing.training.prepare import place_of
+from tests.training.distill import small
+
+CPU = torch.device("cpu")
+PROMPTS = ("a red fox", "一只猫", "雪")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path) -> DistillSettings:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), "utf-8")
+    return check(
+        replace(
+            small.SETTINGS,
+            model=str(tiny_model),
+            out=str(tmp_path / "fast.safetensors"),
+            prompts_file=str(tmp_path / "prompts.txt"),
+            sizes=("64x64", "96x64"),
+        )
+    )
+
+
+def opened(settings: DistillSettings, pipe: danqing.Pipeline) -> tuple[run.Roles, Texts]:
+    """Roles over the model, and the pipeline's own text features."""
+    features = {
+        p: t.features for p, t in zip((*PROMPTS, " "), pipe.encode([*PROMPTS, " "]), strict=True)
+    }
+    return run.open_roles(settings, place_of(settings, CPU)), Texts(
+        features.__getitem__, features[" "]
+    )
+
+
+def test_the_teacher_goes_as_the_pipeline_does(settings, tiny_pipe):
+    roles, texts = opened(settings, tiny_pipe)
+    teacher = run.teacher_of(settings, place_of(settings, CPU), (64, 64))
+    wishes = [Wish(PROMPTS[0], 5, (64, 64)), Wish(PROMPTS[1], 6, (96, 64))]
+    ways = travel(roles, wishes, texts, teacher)
+    for wish, way in zip(wishes, ways, strict=True):
+        made = tiny_pipe.denoise(
+            tiny_pipe.encode([wish.prompt]),
+            [tiny_pipe.noise(wish.seed, wish.size)],
+            sigmas=list(teacher.sigmas),
+            guidance=3.0,
+            negative=tiny_pipe.encode([" "]),
+        )[0]
+        torch.testing.assert_close(way[-1], latents.pack(made), atol=1e-4, rtol=1e-4)
+    assert [len(way) for way in ways] == [7, 7]
+
+
+def test_the_result_paints_in_the_pipeline_what_the_student_paints(settings, tiny_model, tiny_pipe):
+    events = list(run.distill(settings, CPU))
+    nodes = next(e.nodes for e in events if isinstance(e, Noded))
+    adapter = formats.read(Path(settings.out))
+    assert adapter.sampling is not None
+    assert adapter.sampling.sigmas == pytest.approx((*nodes, 0.0))
+    made = tiny_pipe.generate(
+        danqing.Request("一只猫", seed=3, size=(64, 64), adapters={settings.out: 1.0})
+    )
+    roles, texts = opened(replace(settings, start=settings.out), tiny_pipe)
+    student = Student(roles, (*nodes, 0.0), texts, small.UNIT)
+    patches = student.pictures([Wish("一只猫", 3, (64, 64))])[0]
+    own = tiny_pipe.decode([latents.unpack(patches, 4, 4)])[0]
+    pixels = (own.clamp(-1, 1) + 1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.abs(pixels.astype(int) - np.asarray(made.image).astype(int)).max() <= 1
+
+
+def test_an_own_adapter_is_on_in_teacher_and_student(settings, tiny_pipe, tmp_path):
+    list(run.distill(replace(settings, out=str(tmp_path / "style.safetensors")), CPU))
+    adapter = formats.read(tmp_path / "style.safetensors")
+    plain = tmp_path / "plain.safetensors"
+    writing.write(replace(adapter, sampling=None), plain, "diffusers")
+    own = replace(settings, adapters=(f"{plain}:0.7",))
+    roles, texts = opened(own, tiny_pipe)
+    teacher = run.teacher_of(own, place_of(own, CPU), (64, 64))
+    wish = Wish(PROMPTS[0], 5, (64, 64))
+    way = travel(roles, [wish], texts, teacher)[0]
+    made = tiny_pipe.denoise(
+        tiny_pipe.encode([wish.prompt]), [tiny_pipe.noise(5, (64, 64))],
+        sigmas=list(teacher.sigmas), guidance=3.0, negative=tiny_pipe.encode([" "]),
+        adapters=[{str(plain): 0.7}],
+    )[0]  # fmt: skip
+    torch.testing.assert_close(way[-1], latents.pack(made), atol=1e-3, rtol=1e-3)
+
+
+def test_shards_that_are_there_are_not_made_again(settings, tiny_pipe, tmp_path, monkeypatch):
+    roles, texts = opened(settings, tiny_pipe)
+    teacher = run.teacher_of(settings, place_of(settings, CPU), (64, 64))
+    wishes = [Wish(PROMPTS[n % 3], n, (64, 64)) for n in range(18)]
+    kept = Trajectories(tmp_path / "ways", wishes, teacher, "a", [0, 6])
+    making = kept.make(roles, texts, 5)
+    assert next(making) == (16, 18)
+    making.close()
+    travelled: list[int] = []
+    real = run.travel
+
+    def counted(roles, wishes, texts, teacher):
+        travelled.append(len(wishes))
+        return real(roles, wishes, texts, teacher)
+
+    monkeypatch.setattr("danqing.training.distill.trajectories.travel", counted)
+    assert list(kept.make(roles, texts, 5)) == [(16, 18), (18, 18)]
+    assert travelled == [2]
+    assert kept[17].shape == (2, 16, 64)
+    other = Trajectories(tmp_path / "ways", wishes, teacher, "another model", [0, 6])
+    list(other.make(roles, texts, 9))
+    assert sum(travelled) == 20
+    path = kept._path(1)
+    path.write_bytes(path.read_bytes()[:-50])
+    fresh = Trajectories(tmp_path / "ways", wishes, teacher, "a", [0, 6])
+    with pytest.raises(TrainingError, match="is damaged"):
+        fresh[17]
+
+
+def test_given_nodes_become_the_teachers():
+    assert with_nodes([1.0, 0.8, 0.6, 0.3, 0.0], [1.0, 0.75]) == (1.0, 0.75, 0.6, 0.3, 0.0)
+    with pytest.raises(TrainingError, match="closer together than the teacher's 2 steps"):
+        with_nodes([1.0, 0.5, 0.0], [1.0, 0.9, 0.8])
+
+
+def test_a_model_without_guidance_has_nothing_to_teach(settings, tiny_copy):
+    card = tiny_copy / "danqing.json"
+    card.write_text('{"size": [64, 64], "steps": 4, "guidance": 1.0}')
+    own = replace(settings, model=str(tiny_copy), guidance=None)
+    with pytest.raises(TrainingError, match="in 4 steps without guidance: it is a few-step model"):
+        list(run.distill(own, CPU))
+
+
+def test_strengths():
+    assert split_strength("a/b.safetensors:0.8") == ("a/b.safetensors", 0.8)
+    assert split_strength("c:/b.safetensors") == ("c:/b.safetensors", 1.0)
+    assert split_strength("ink") == ("ink", 1.0)
+
+
+def test_settings_come_back_from_their_file(settings, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "settings.toml").write_text(toml(settings, folder), "utf-8")
+    again = read(folder / "settings.toml", {})
+    there = {name: str(Path(getattr(again, name)).resolve()) for name in ("out", "prompts_file")}
+    assert replace(again, **there) == replace(settings, **there)
