@@ -226,6 +226,43 @@ def styles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture
+def quick(tiny_copy: Path, styles: dict[str, Path]) -> Pipeline:
+    """A model with a few-step adapter of its own, which is its default."""
+    (tiny_copy / "adapters").mkdir()
+    shutil.copy(styles["slow"], tiny_copy / "adapters" / "quick.safetensors")
+    tiny.change(tiny_copy / "danqing.json", adapter="quick")
+    return load(tiny_copy)
+
+
+def test_a_models_own_adapter_is_used_where_nothing_is_said(quick: Pipeline) -> None:
+    made = quick.generate(Request("a fox", size=(16, 16)))
+    assert made.request.adapters == {"quick": 1.0}
+    assert (made.request.steps, made.request.guidance) == (3, 1.5)
+    asked = quick.generate(Request("a fox", size=(16, 16), adapters={"quick": 1.0}))
+    assert made.image.tobytes() == asked.image.tobytes()
+
+
+@pytest.mark.parametrize("told", [{"steps": 2}, {"guidance": 2.0}, {"sigmas": (1.0, 0.5)}])
+def test_whoever_says_how_to_sample_gets_the_model_alone(
+    quick: Pipeline, told: dict[str, Any]
+) -> None:
+    assert quick.check([Request("a fox", size=(16, 16), **told)])[0].adapters == {}
+
+
+def test_the_models_own_adapter_goes_with_a_style_but_not_with_another_of_its_kind(
+    quick: Pipeline, styles: dict[str, Path]
+) -> None:
+    def adapters(name: str) -> set[str]:
+        asked = Request("a fox", size=(16, 16), adapters={str(styles[name]): 0.5})
+        return {Path(own).stem for own in quick.check([asked])[0].adapters}
+
+    assert adapters("ink") == {"quick", "ink"}
+    assert adapters("fast") == {"fast"}
+    off = Request("a fox", size=(16, 16), adapters={"quick": 0.0})
+    assert quick.check([off])[0].adapters == {"quick": 0.0}
+
+
 @pytest.fixture(scope="module")
 def styled(tiny_model: Path, styles: dict[str, Path]) -> Pipeline:
     """The tiny model with these adapters."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 import danqing
 from danqing.models.vae import VAE
@@ -39,6 +40,7 @@ STEPS, GUIDANCE, SEEDS = 30, 4.0, (1, 2)
 SIZE: Size = (2 * SIDE, 2 * SIDE)
 PROMPTS = 120  # of each group
 RESULTS = Path(__file__).with_name("RESULTS.md")
+START, END = "<!-- score -->\n", "<!-- /score -->\n"
 LANGUAGES = {"English": "en", "Chinese": "zh"}
 # Where the middle of the first of a pair stands, and of the other one, as shares of the picture.
 BESIDE = {
@@ -276,13 +278,17 @@ def mean(every: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([own[name] for own in every])) for name in every[0]}
 
 
-def distance(judge: Judge, images: np.ndarray, others: np.ndarray) -> float:
-    """Frechet's between normal distributions of the judge's features (Heusel et al. 2017)."""
-    one, two = (judge.describe(small(own)).double() for own in (images, others))
+def frechet(one: Tensor, two: Tensor) -> float:
+    """Between normal distributions of features [n, C] (Heusel et al. 2017)."""
     centres = (one.mean(dim=0) - two.mean(dim=0)).square().sum()
     first, second = torch.cov(one.T), torch.cov(two.T)
     root = torch.linalg.eigvals(first @ second).sqrt().real.sum()
     return float(centres + first.trace() + second.trace() - 2 * root)
+
+
+def distance(judge: Judge, images: np.ndarray, others: np.ndarray) -> float:
+    """Of two sets of pictures in the judge's features."""
+    return frechet(*(judge.describe(small(own)).double() for own in (images, others)))
 
 
 # ---- the page ---------------------------------------------------------------------------------
@@ -326,9 +332,8 @@ def page(
     return "\n".join([told[0], "", *table, "", told[1]]) + "\n"
 
 
-def publish(text: str) -> None:
+def publish(text: str, start: str = START, end: str = END) -> None:
     """Put the table between the two marks of RESULTS.md."""
-    start, end = "<!-- score -->\n", "<!-- /score -->\n"
     page = RESULTS.read_text(encoding="utf-8")
     before, rest = page.split(start, 1)
     after = rest.split(end, 1)[1]

@@ -9,6 +9,7 @@ How a stage works is known below; what rides together in a pack is decided in ``
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast, overload
 
@@ -131,6 +132,7 @@ class Pipeline:
 
     def check(self, requests: Sequence[Request]) -> list[Request]:
         """The requests with defaults filled in; RequestError for any that cannot be painted."""
+        requests = [self._with_own(request) for request in requests]
         made = [self.made_for(request) for request in requests]
         ready = [checks.complete(r, self.defaults, m) for r, m in zip(requests, made, strict=True)]
         for request in ready:
@@ -252,6 +254,15 @@ class Pipeline:
         return images
 
     # ---- inside ---------------------------------------------------------------------------
+
+    def _with_own(self, request: Request) -> Request:
+        """With the model's own few-step adapter, where nothing says how to sample."""
+        checks.check_request(request)
+        told = (request.steps, request.sigmas, request.guidance) != (None, None, None)
+        own = self.defaults.adapter
+        if own is None or told or self.adapters.samplings(request.adapters):
+            return request
+        return replace(request, adapters={own: 1.0, **request.adapters})
 
     def _jobs(self, requests: list[Request]) -> list[Job]:
         guided = [r for r in requests if cast(float, r.guidance) > 1]

@@ -25,6 +25,7 @@ class Defaults:
     size: tuple[int, int] = (128, 128)
     steps: int = 30
     guidance: float = 4.0
+    adapter: str | None = None
 
 
 @dataclass

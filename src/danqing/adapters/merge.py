@@ -142,5 +142,5 @@ def note_sampling(source: Path, folder: Path, made: Sampling | None) -> None:
         return
     defaults = read_defaults(source)
     guidance = defaults.guidance if made.guidance is None else made.guidance
-    noted = replace(defaults, steps=made.steps, sigmas=made.sigmas, guidance=guidance)
+    noted = replace(defaults, steps=made.steps, sigmas=made.sigmas, guidance=guidance, adapter=None)
     write_json(folder / "danqing.json", asdict(noted))

@@ -32,7 +32,8 @@ class Defaults:
     """What a request gets that does not say; Qwen-Image's unless the folder has a danqing.json.
 
     ``sizes`` are the (width, height) that the model was trained for; empty: any. ``sigmas`` are
-    the levels of the default ``steps``, if they are not the schedule's own.
+    the levels of the default ``steps``, if they are not the schedule's own. ``adapter`` is one of
+    the model's own, for requests that say nothing of how to sample.
     """
 
     size: tuple[int, int] = (1328, 1328)
@@ -40,6 +41,7 @@ class Defaults:
     guidance: float = 4.0
     sizes: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

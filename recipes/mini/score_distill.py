@@ -1,0 +1,301 @@
+"""Stage `score_distill`: how near a few-step student comes to its slow, guided teacher.
+
+Held-out prompts in both languages, the same noise for every way of sampling. Each figure has the
+95 % of its values when the prompts are drawn anew (bootstrap). What lies between the teacher's own
+pictures of two seeds is the noise floor of every distance.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import danqing
+from danqing.adapters import formats
+from danqing.sampling.schedule import schedule
+from recipes.mini import judge as judges
+from recipes.mini import reader as readers
+from recipes.mini.captions import prompts
+from recipes.mini.config import Config
+from recipes.mini.files import write_atomic
+from recipes.mini.judge import Judge
+from recipes.mini.reader import Reader
+from recipes.mini.score import (
+    SEEDS,
+    SIZE,
+    Answers,
+    Asked,
+    answers,
+    frechet,
+    held_facts,
+    publish,
+    small,
+    wanted,
+)
+from recipes.mini.stream import Stream
+from recipes.mini.vae import to_bytes
+
+FACTS = 52  # of each of the five groups of the score: some 256 in all
+LANGUAGES = 2
+RESAMPLES = 1000
+TEACHER_STEPS, GUIDANCE = 50, 4.0
+AT_ONCE = 32
+START, END = "<!-- distill -->\n", "<!-- /distill -->\n"
+Band = tuple[float, float, float]  # a figure, and where 95 % of its resamples lie
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of sampling; ``adapter`` a file."""
+
+    name: str
+    sigmas: tuple[float, ...]
+    guidance: float
+    adapter: Path | None = None
+
+    @property
+    def evaluations(self) -> int:
+        return (len(self.sigmas) - 1) * (2 if self.guidance > 1 else 1)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """By seed: packed latents [n, ...], pictures uint8 [n, H, W, 3]; seconds for one picture."""
+
+    latents: list[Tensor]
+    images: list[np.ndarray]
+    seconds: float
+
+
+def run(config: Config, runs: Path, minutes: float | None) -> None:
+    pipe = danqing.load(str(runs / "model" if (runs / "model").is_dir() else "mini"))
+    stream = Stream(config.data, runs, "held")
+    asked = doubled(held_facts(config.data, runs, count=FACTS))
+    texts = [prompts(f)[n % LANGUAGES] for n, f in enumerate(asked.facts)]
+    judge, reader = judges.load(runs), readers.load(runs)
+    real = np.stack([stream.picture(n, SIZE).image for n in asked.numbers])
+    ways = ways_of(pipe, runs)
+    painted = {way.name: paint(pipe, texts, way) for way in ways}
+    figures = Figures(judge, reader, asked, real, painted[ways[0].name])
+    rows = {way.name: figures.of(painted[way.name]) for way in ways}
+    text = page(ways, rows, painted, figures, len(texts))
+    write_atomic(runs / "score" / "distill.md", text.encode())
+    print(text)
+    publish(text, START, END)
+
+
+def doubled(asked: Asked) -> Asked:
+    """Every fact twice: once for each language."""
+    return Asked(
+        [f for f in asked.facts for _ in range(LANGUAGES)],
+        [n for n in asked.numbers for _ in range(LANGUAGES)],
+        [g for g in asked.groups for _ in range(LANGUAGES)],
+    )
+
+
+def ways_of(pipe: "danqing.Pipeline", runs: Path) -> list[Way]:
+    """The teacher first."""
+    patches = (SIZE[0] // pipe.unit) * (SIZE[1] // pipe.unit)
+
+    def plain(steps: int) -> tuple[float, ...]:
+        return tuple(schedule(steps, patches, pipe.model.schedule))
+
+    found = [
+        Way(f"teacher, {TEACHER_STEPS} guided", plain(TEACHER_STEPS), GUIDANCE),
+        Way("teacher at 4, guided", plain(4), GUIDANCE),
+        Way("teacher at 4, no guidance", plain(4), 1.0),
+    ]
+    for name in ("imitation-4", "lightning-4", "lightning-8"):
+        path = runs / "distill" / f"{name}.safetensors"
+        own = pipe.model.folder / "adapters" / path.name
+        file = path if path.exists() else own
+        if file.exists():
+            sampling = formats.read(file).sampling
+            assert sampling is not None
+            found.append(Way(name, sampling.sigmas or plain(sampling.steps), 1.0, file))
+    return found
+
+
+# ---- pictures ---------------------------------------------------------------------------------
+
+
+def paint(pipe: "danqing.Pipeline", texts: Sequence[str], way: Way) -> Painted:
+    """All prompts with each seed; the seconds count denoising and decoding, warm."""
+    encoded = pipe.encode(texts)
+    negative = pipe.encode([" "])
+    adapters = {str(way.adapter): 1.0} if way.adapter else {}
+    states, images, seconds = [], [], []
+    for seed in SEEDS:
+        own, started = [], time.perf_counter()
+        for start in range(0, len(texts), AT_ONCE):
+            pack = encoded[start : start + AT_ONCE]
+            own += pipe.denoise(
+                pack,
+                [pipe.noise(seed, SIZE)] * len(pack),
+                sigmas=way.sigmas,
+                guidance=way.guidance,
+                negative=negative * len(pack) if way.guidance > 1 else None,
+                adapters=adapters,
+            )
+        pixels = torch.stack(pipe.decode(own))
+        seconds.append((time.perf_counter() - started) / len(texts))
+        states.append(torch.stack(own))
+        images.append(to_bytes(pixels))
+    return Painted(states, images, float(np.mean(seconds)))
+
+
+# ---- figures ----------------------------------------------------------------------------------
+
+
+class Figures:
+    """What is counted and measured of a way's pictures, against the teacher's and real ones."""
+
+    def __init__(
+        self, judge: Judge, reader: Reader, asked: Asked, real: np.ndarray, teacher: Painted
+    ) -> None:
+        self.judge, self.reader, self.asked, self.teacher = judge, reader, asked, teacher
+        self.right = wanted(asked)
+        self.real = self.features(real)
+        self.teachers = [self.features(images) for images in teacher.images]
+        self.rng = np.random.default_rng(0)
+        self.draws = self.rng.integers(len(real), size=(RESAMPLES, len(real)))
+
+    def features(self, images: np.ndarray) -> Tensor:
+        return self.judge.describe(small(images)).double()
+
+    def of(self, painted: Painted) -> dict[str, Band]:
+        own = [self.features(images) for images in painted.images]
+        found = {name: self.accuracy(painted, name) for name in ROWS}
+        found["to real renders"] = self.resampled(lambda at: frechet(own[0][at], self.real[at]), 50)
+        found["to the teacher"] = self.resampled(
+            lambda at: frechet(own[0][at], self.teachers[1][at]), 50
+        )
+        apart, theirs = apart_of(own), apart_of(self.teachers)
+        found["diversity"] = self.resampled(lambda at: ratio(apart[at], theirs[at]))
+        cosine = cosines(painted.latents, self.teacher.latents)
+        found["same-seed cosine"] = self.resampled(lambda at: float(cosine[at].mean()))
+        for name, look in LOOKS.items():
+            mine, their = (looks(p.images, look) for p in (painted, self.teacher))
+            found[name] = self.resampled(lambda at, m=mine, t=their: ratio(m[at], t[at]))
+        return found
+
+    def accuracy(self, painted: Painted, row: str) -> Band:
+        """Of both seeds; ``row`` is one of ROWS."""
+        rights = []
+        for images in painted.images:
+            found = answers(self.judge, self.reader, images, self.asked.facts)
+            rights.append(correct(found, self.right, ROWS[row]))
+        right = np.nanmean(np.stack(rights), axis=0)
+        return self.resampled(lambda at: float(np.nanmean(right[at])))
+
+    def resampled(self, figure: Callable[[np.ndarray], float], times: int = RESAMPLES) -> Band:
+        """The figure of all prompts, and the band of it over prompts drawn anew."""
+        whole = figure(np.arange(self.draws.shape[1]))
+        low, high = np.quantile([figure(at) for at in self.draws[:times]], (0.025, 0.975))
+        return whole, float(low), float(high)
+
+
+# The columns of accuracies, by the rows of the score that they are taken from.
+ROWS = {
+    "concept": ("common", "all"),
+    "style": ("style",),
+    "background": ("background",),
+    "count": ("count",),
+    "position": ("place",),
+    "pair": ("pair",),
+}
+
+
+def correct(found: Answers, right: Answers, rows: Sequence[str]) -> np.ndarray:
+    """1 or 0 of each picture, nan where it was not asked for it."""
+    marks = np.full(len(next(iter(right.values()))), np.nan)
+    for row in rows:
+        for place, (own, told) in enumerate(zip(found[row], right[row], strict=True)):
+            if told is not None:
+                marks[place] = float(own == told)
+    return marks
+
+
+def apart_of(features: Sequence[Tensor]) -> np.ndarray:
+    """How far each prompt's pictures of two seeds are from each other."""
+    return np.asarray((features[0] - features[1]).norm(dim=1))
+
+
+def cosines(own: Sequence[Tensor], theirs: Sequence[Tensor]) -> np.ndarray:
+    """Of each prompt's latents, the mean of the seeds."""
+    pairs = zip(own, theirs, strict=True)
+    found = [torch.cosine_similarity(a.flatten(1), b.flatten(1)) for a, b in pairs]
+    return np.asarray(torch.stack(found).mean(dim=0))
+
+
+def ratio(own: np.ndarray, theirs: np.ndarray) -> float:
+    return float(own.mean() / theirs.mean())
+
+
+def looks(images: Sequence[np.ndarray], look: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return np.mean([look(own.astype(np.float32)) for own in images], axis=0)
+
+
+def contrast(images: np.ndarray) -> np.ndarray:
+    return images.mean(axis=3).std(axis=(1, 2))
+
+
+def chroma(images: np.ndarray) -> np.ndarray:
+    return (images.max(axis=3) - images.min(axis=3)).mean(axis=(1, 2))
+
+
+def detail(images: np.ndarray) -> np.ndarray:
+    """Root mean square of the Laplacian."""
+    gray = images.mean(axis=3)
+    inside = gray[:, 1:-1, 1:-1]
+    around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+    return np.sqrt(((4 * inside - around) ** 2).mean(axis=(1, 2)))
+
+
+LOOKS = {"contrast": contrast, "chroma": chroma, "fine detail": detail}
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+def page(
+    ways: Sequence[Way],
+    rows: dict[str, dict[str, Band]],
+    painted: dict[str, Painted],
+    figures: Figures,
+    count: int,
+) -> str:
+    names = [way.name for way in ways]
+    floor = frechet(figures.teachers[0], figures.teachers[1])
+    lines = [
+        f"{count} prompts of held-out combinations, half of them Chinese, {len(SEEDS)} seeds, "
+        f"{SIZE[0]}x{SIZE[1]}; on {torch.get_num_threads()} threads of {platform.machine()}, torch "
+        f"{torch.__version__}, danqing {danqing.__version__}. In brackets 95 % of the values when "
+        "the prompts are drawn anew. Command: `make score-distill`.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|{'---|' * (len(names) + 1)}",
+    ]
+    for figure in rows[names[0]]:
+        shares = figure in ROWS
+        cells = [told(rows[name][figure], shares) for name in names]
+        lines.append(f"| {figure} | {' | '.join(cells)} |")
+    evaluations = [str(way.evaluations) for way in ways]
+    lines.append(f"| network evaluations | {' | '.join(evaluations)} |")
+    seconds = [f"{painted[name].seconds:.3f}" for name in names]
+    lines.append(f"| seconds per picture | {' | '.join(seconds)} |")
+    lines += ["", f"Distance of the teacher's pictures of two seeds, the noise floor: {floor:.3g}."]
+    return "\n".join(lines) + "\n"
+
+
+def told(band: Band, shares: bool) -> str:
+    if shares:
+        value, low, high = (100 * x for x in band)
+        return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    value, low, high = band
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
