@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROMPT ?= 一只红色的狐狸
 BIN := .venv/bin
-.PHONY: demo test test-gpu lint format mini score adapters clean
+.PHONY: demo test test-gpu lint format mini score score-distill adapters clean
 
 demo: .venv/run
 	$(BIN)/danqing generate "$(PROMPT)" --out outputs
@@ -31,6 +31,9 @@ mini: .venv/dev
 
 score: .venv/dev
 	$(BIN)/python -m recipes.mini fetch data judge reader score $(if $(MINUTES),--minutes $(MINUTES))
+
+score-distill: .venv/dev
+	$(BIN)/python -m recipes.mini fetch data judge reader score_distill
 
 # The example adapters: data, trainings, judges, score and pictures; half an hour on two CPU cores.
 adapters: .venv/dev

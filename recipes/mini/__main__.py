@@ -6,7 +6,10 @@ from pathlib import Path
 
 from recipes.mini import config
 
-STAGES = ("fetch", "data", "tokenizer", "vae", "text", "base", "export", "judge", "reader", "score")
+STAGES = (
+    *("fetch", "data", "tokenizer", "vae", "text", "base", "export"),
+    *("judge", "reader", "score", "distil", "score_distill"),
+)
 
 
 def main() -> None:

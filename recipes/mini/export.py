@@ -1,5 +1,6 @@
 """Stage `export`: the trained networks become a model folder in the diffusers layout, bfloat16."""
 
+import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,16 @@ from danqing.models.text_encoder import TextEncoderConfig
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.vae import VAE, VAEConfig
 from danqing.sampling.schedule import ScheduleConfig
+from danqing.training.distill.prompts import OWN
 from danqing.weights.export import save_component
 from recipes.mini.base import Networks, read_config
+from recipes.mini.captions import draw_caption
 from recipes.mini.config import Config
-from recipes.mini.files import write_json
+from recipes.mini.files import write_atomic, write_json
+from recipes.mini.stream import Stream
 
 DIFFUSERS = "0.42.1"
+PROMPTS = 4096
 NAMES = {
     "transformer": "QwenImageTransformer2DModel",
     "vae": "AutoencoderKLQwenImage",
@@ -52,9 +57,17 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     save_component("text_encoder", text, folder, extra=vision_tower(text.config.hidden_size))
     write_settings(folder, networks, vae, config)
     shutil.copytree(runs / "tokenizer", folder / "tokenizer")
+    write_prompts(folder / OWN, Stream(config.data, runs, "train"))
     shutil.copyfile(Path(__file__).with_name("model_card.md"), folder / "README.md")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"export: {folder}, {size / 2**20:.1f} MiB")
+
+
+def write_prompts(path: Path, stream: Stream) -> None:
+    """What `danqing distill` teaches a student with, where nobody gives other prompts."""
+    chance = random.Random("prompts")
+    found = [draw_caption(chance, stream.facts(number)) for number in range(PROMPTS)]
+    write_atomic(path, ("\n".join(found) + "\n").encode())
 
 
 def write_settings(folder: Path, networks: Networks, vae: VAE, config: Config) -> None:

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -176,12 +177,12 @@ class Figures:
             lambda at: frechet(own[0][at], self.teachers[1][at]), 50
         )
         apart, theirs = apart_of(own), apart_of(self.teachers)
-        found["diversity"] = self.resampled(lambda at: ratio(apart[at], theirs[at]))
+        found["diversity"] = self.resampled(partial(between, apart, theirs))
         cosine = cosines(painted.latents, self.teacher.latents)
         found["same-seed cosine"] = self.resampled(lambda at: float(cosine[at].mean()))
         for name, look in LOOKS.items():
             mine, their = (looks(p.images, look) for p in (painted, self.teacher))
-            found[name] = self.resampled(lambda at, m=mine, t=their: ratio(m[at], t[at]))
+            found[name] = self.resampled(partial(between, mine, their))
         return found
 
     def accuracy(self, painted: Painted, row: str) -> Band:
@@ -235,6 +236,10 @@ def cosines(own: Sequence[Tensor], theirs: Sequence[Tensor]) -> np.ndarray:
 
 def ratio(own: np.ndarray, theirs: np.ndarray) -> float:
     return float(own.mean() / theirs.mean())
+
+
+def between(own: np.ndarray, theirs: np.ndarray, at: np.ndarray) -> float:
+    return ratio(own[at], theirs[at])
 
 
 def looks(images: Sequence[np.ndarray], look: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

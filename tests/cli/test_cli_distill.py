@@ -122,3 +122,18 @@ def test_prompts_must_be_there(run, tiny_model, tmp_path: Path) -> None:
         assert done.code == 2
         assert why in done.err
     assert not list(tmp_path.glob("f*"))
+
+
+def test_a_plan_needs_neither_prompts_nor_a_place(run, tiny_model, tmp_path: Path) -> None:
+    shown = run("distill", "--plan", "--model", tiny_model, "--batch", "2")
+    assert shown.code == 0, shown.err
+    for phase in ("trajectories", "imitation", "fake score", "matching"):
+        assert phase in shown.out
+    assert "parameters are trained, on 2 x 64x64 with 128 tokens of text" in shown.out
+    told = json.loads(run("distill", "--plan", "--json", "--model", tiny_model).out)
+    assert told["hours"] > 0
+    assert told["learnt"] > told["plain"] > 0
+    ways = next(phase for phase in told["phases"] if phase["name"] == "trajectories")
+    assert ways["plain"] == 2 * (512 + 32) * 50
+    assert told["peak"] == max(phase["memory"] for phase in told["phases"]) > told["weights"]
+    assert not list(tmp_path.iterdir())

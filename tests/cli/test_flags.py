@@ -70,6 +70,7 @@ FLAGS = {
         "--minutes",
         "--set",
         "--prompt",
+        "--plan",
         *MACHINE,
         "--quantise",
         "--checkpointing",

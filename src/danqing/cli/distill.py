@@ -15,6 +15,7 @@ from danqing.cli.train import (
     Config,
     Minutes,
     Model,
+    Planning,
     Prompts,
     Quantise,
     Set,
@@ -129,6 +130,7 @@ def distill(
     minutes: Minutes = None,
     more: Set = None,
     prompt: Prompts = None,
+    plan: Planning = False,
     model: Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -155,15 +157,18 @@ def distill(
         if name in flags:
             raise TrainingError(f"--set {name} and an option of the same setting; give one")
         flags[name] = value
-    run(config, flags, as_json)
+    run(config, flags, as_json, plan=plan)
 
 
-def run(config: Path | None, flags: Mapping[str, Any], as_json: bool) -> None:
+def run(config: Path | None, flags: Mapping[str, Any], as_json: bool, *, plan: bool) -> None:
     with busy("starting"):
-        from danqing.cli.distilling import Watcher
+        from danqing.cli.distilling import Watcher, show_plan
         from danqing.training.distill.settings import read
 
-    settings = read(config, flags)
+    settings = read(config, flags, whole=not plan)
+    if plan:
+        show_plan(settings, as_json=as_json)
+        return
     command = shlex.join(["danqing", *sys.argv[1:]])
     with all_faults(), Watcher(settings, as_json=as_json) as watcher:
         watcher.distill(command)

@@ -12,6 +12,7 @@ from danqing.previews import Decoder
 from danqing.training import results
 from danqing.training.distill import run
 from danqing.training.distill.loop import Evaluated, Stepped
+from danqing.training.distill.plan import outlook
 from danqing.training.distill.record import record
 from danqing.training.distill.run import Noded, Sampled, Told, Travelled
 from danqing.training.distill.settings import DistillSettings
@@ -21,6 +22,30 @@ from danqing.training.record import SAMPLES
 from danqing.training.report import REPORT
 from danqing.training.run import Encoding, Finished, Resumed
 from danqing.weights.plan import gigabytes
+
+
+def show_plan(settings: DistillSettings, *, as_json: bool) -> None:
+    """Memory and hours by phase: on stdout, since they are what was asked for."""
+    found = outlook(settings, resolve_device(settings.device))
+    rows = [{**vars(phase), "hours": found.cost.hours(phase)} for phase in found.phases]
+    if as_json:
+        whole = {"peak": found.peak, "hours": found.hours, "weights": found.weights}
+        told = {"event": "planned", "phases": rows, "trained": found.trained}
+        say_json({**told, **whole, **vars(found.cost)})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("phase", "memory", "evaluations", "with gradients", "hours")
+    for phase, row in zip(found.phases, rows, strict=True):
+        counts = (f"{phase.plain:,}", f"{phase.learnt:,}", f"{row['hours']:.3g}")
+        table.add_row(phase.name, gigabytes(phase.memory), *counts)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    Console().print(table)
+    say(f"{found.trained:,} parameters are trained, on {found.pack}; {found.hours:.3g} hours")
+    say(f"measured here for one picture: {found.cost.plain:.3g} s, {found.cost.learnt:.3g} s "
+        "with gradients, from a network of two blocks")  # fmt: skip
 
 
 class Watcher:

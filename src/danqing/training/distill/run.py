@@ -130,7 +130,7 @@ def encoded(
 ) -> Generator[Told, None, Texts]:
     """Text features of every prompt, by encoders that are gone afterwards."""
     cache = Cache(
-        folder / "cache", Stamp.of(settings.model, place.folder), place.dtype,
+        cache_of(settings, folder) / "cache", Stamp.of(settings.model, place.folder), place.dtype,
         unit=prepare.unit(place),
     )  # fmt: skip
     needed = list(dict.fromkeys([*prompts, *settings.prompts, settings.negative]))
@@ -140,6 +140,10 @@ def encoded(
         lambda prompt: cache.text(cache.text_key(prompt))
     )
     return Texts(features, features(settings.negative))
+
+
+def cache_of(settings: DistillSettings, folder: Path) -> Path:
+    return Path(settings.cache) if settings.cache else folder
 
 
 def open_roles(settings: DistillSettings, place: Place) -> Roles:
@@ -173,10 +177,11 @@ def prepared(
     sizes = [size_of(size) for size in settings.sizes] or [model.read_defaults(place.folder).size]
     teacher = teacher_of(settings, place, sizes[0])
     identity = identity_of(settings, place, prompts)
-    whole, draws = hashed(identity), Draws(settings.seed)
+    draws = Draws(settings.seed)
+    whole = hashed([identity["the teacher"], settings.negative])
     wishes = draws.wishes(prompts, sizes, settings.trajectories + settings.held_out)
     learnt, apart = wishes[: settings.trajectories], wishes[settings.trajectories :]
-    store = folder / "trajectories"
+    store = cache_of(settings, folder) / "trajectories"
     nodes = settings.nodes
     if nodes:
         teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
@@ -188,7 +193,8 @@ def prepared(
         nodes = tuple(best_nodes(ways, teacher.sigmas, settings.steps)[:-1])
     yield Noded(nodes)
     places = [teacher.sigmas.index(node) for node in (*nodes, 0.0)]
-    kept = Trajectories(store, [*learnt, *apart], teacher, whole, places)
+    stored = None if settings.keep_all else places
+    kept = Trajectories(store, [*learnt, *apart], teacher, whole, stored, places)
     for done, total in kept.make(roles, texts, settings.batch):
         yield Travelled(done, total)
     student = Student(roles, (*nodes, 0.0), texts, teacher.unit)
@@ -270,14 +276,14 @@ def split_strength(text: str) -> tuple[str, float]:
 
 def identity_of(settings: DistillSettings, place: Place, prompts: Sequence[str]) -> dict[str, str]:
     """What a resumed distillation must find again, whatever it is called."""
-    files = [*(name for name, _ in map(split_strength, settings.adapters)), settings.start]
-    strengths = [strength for _, strength in map(split_strength, settings.adapters)]
-    digests = [digest(published.find(name)) for name in files if name]
+    pairs = [split_strength(adapter) for adapter in settings.adapters]
+    adapters = [[digest(published.find(name)), strength] for name, strength in pairs]
+    dtype = str(place.dtype).removeprefix("torch.")
+    start = digest(published.find(settings.start)) if settings.start else None
     return {
         "the prompts": hashed(list(prompts)),
-        "the model": fingerprint(place.folder),
-        "the adapters": hashed([digests, strengths]),
-        "the dtype": str(place.dtype).removeprefix("torch."),
+        "the teacher": hashed([fingerprint(place.folder), adapters, dtype, settings.quantise]),
+        "the start": hashed(start),
     }
 
 

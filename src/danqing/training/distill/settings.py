@@ -18,7 +18,7 @@ from danqing.types import BLANK
 # Settings that a resumed run may change: they do not touch what is learnt.
 FREE = frozenset(
     ("out", "save_dtype", "naming", "device", "threads", "minutes", "save_every", "evaluate_every",
-     "sample_every", "prompts", "sample_seeds")
+     "sample_every", "prompts", "sample_seeds", "cache", "keep_all")
 )  # fmt: skip
 # Compared by what they hold, wherever that lies.
 NAMED = frozenset(("prompts_file", "model", "adapters", "start", "dtype"))
@@ -40,6 +40,8 @@ class DistillSettings:
         teacher_steps: of the teacher; ``guidance`` its own, the model's default if not given.
         trajectories: of the teacher that are kept, to imitate and to find the nodes with;
             ``held_out`` more to measure on.
+        cache: folder of text features and trajectories; in the run's own by default.
+        keep_all: keep the teacher's states at all its levels, for students of other steps.
         imitation: steps of learning the teacher's trajectories.
         correction: share of the pictures for which it goes on from the student's own states.
         fake_start: steps in which only the fake score learns; ``fake_steps`` before each step of
@@ -75,6 +77,8 @@ class DistillSettings:
     guidance: float | None = None
     trajectories: int = 512
     held_out: int = 32
+    cache: str = ""
+    keep_all: bool = False
     # imitation
     imitation: int = 400
     rate: float = 1e-3

@@ -7,6 +7,7 @@ with the first shard that is missing.
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,6 +24,7 @@ from danqing.training.distill.roles import TEACHER, Query, Roles
 from danqing.weights.files import write_whole
 
 SHARD = 16  # trajectories
+IN_MEMORY = 2**30  # bytes of states; the rest is read again
 KEPT = torch.float16  # of the states; bfloat16 would cost a hundredth of a velocity
 
 
@@ -52,7 +54,8 @@ class Trajectories:
         wishes: in the order in which they are numbered.
         teacher: how it goes.
         identity: of everything else that they depend on: the model, the precision.
-        nodes: places in the teacher's schedule that are kept; all by default.
+        kept: places in the teacher's schedule whose states are stored; all by default.
+        shown: those of them that are given; all by default.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class Trajectories:
         wishes: Sequence[Wish],
         teacher: Teacher,
         identity: str,
-        nodes: Sequence[int] | None = None,
+        kept: Sequence[int] | None = None,
+        shown: Sequence[int] | None = None,
     ) -> None:
         self.folder, self.wishes, self.teacher = folder, list(wishes), teacher
-        self.nodes = list(range(len(teacher.sigmas)) if nodes is None else nodes)
+        self.kept = list(range(len(teacher.sigmas)) if kept is None else kept)
+        self.shown = [self.kept.index(place) for place in (self.kept if shown is None else shown)]
         self.identity = identity
-        self._shards: dict[int, list[Tensor]] = {}
+        self._shards: OrderedDict[int, list[Tensor]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.wishes)
@@ -75,6 +80,9 @@ class Trajectories:
         shard, place = divmod(number, SHARD)
         if shard not in self._shards:
             self._shards[shard] = self._read(shard)
+        self._shards.move_to_end(shard)
+        while len(self._shards) > 1 and self._bytes() > IN_MEMORY:
+            self._shards.popitem(last=False)  # the one not used for longest
         return self._shards[shard][place]
 
     def make(self, roles: Roles, texts: "Texts", batch: int) -> Iterator[tuple[int, int]]:
@@ -85,15 +93,18 @@ class Trajectories:
                 states: list[Tensor] = []
                 for start in range(0, len(own), batch):
                     states += travel(roles, own[start : start + batch], texts, self.teacher)
-                self._write(shard, [s[self.nodes] for s in states])
+                self._write(shard, [s[self.kept] for s in states])
             yield min(len(self.wishes), (shard + 1) * SHARD), len(self.wishes)
+
+    def _bytes(self) -> int:
+        return sum(states.nbytes for shard in self._shards.values() for states in shard)
 
     # ---- files --------------------------------------------------------------------------------
 
     def _path(self, shard: int) -> Path:
         own = self.wishes[shard * SHARD : (shard + 1) * SHARD]
         told = [[wish.prompt, wish.seed, wish.size] for wish in own]
-        way = [self.teacher.sigmas, self.teacher.guidance, self.nodes]
+        way = [self.teacher.sigmas, self.teacher.guidance, self.kept]
         whole = [told, way, self.identity]
         digest = hashlib.sha256(json.dumps(whole, ensure_ascii=False).encode()).hexdigest()
         return self.folder / f"{shard:05d}-{digest[:16]}.safetensors"
@@ -107,7 +118,8 @@ class Trajectories:
         path = self._path(shard)
         try:
             with safe_open(path, framework="pt") as file:
-                return [file.get_tensor(name).float() for name in sorted(file.keys())]
+                whole = (file.get_tensor(name) for name in sorted(file.keys()))
+                return [states[self.shown].float() for states in whole]
         except (SafetensorError, OSError) as error:
             raise TrainingError(f"{path} is damaged ({error}); delete it, and go on") from error
 

@@ -1,0 +1,56 @@
+"""Stage `distil`: fifty guided steps of `mini` become four and eight, as adapters of its own.
+
+The same as `danqing distill --config recipes/mini/NAME.toml --model runs/mini/model`, whose results
+then go into the model's folder; four steps become what it does by itself.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danqing.training.distill.loop import Evaluated, Stepped
+from danqing.training.distill.run import Noded, Told, distill
+from danqing.training.distill.settings import read
+from danqing.training.run import Finished
+from recipes.mini.config import Config
+from recipes.mini.files import read_json, write_json
+
+NAMES = ("imitation-4", "lightning-4", "lightning-8")
+SHIPPED = NAMES[1:]
+DEFAULT = "lightning-4"
+SHOWN_EVERY = 20  # steps
+
+
+def run(config: Config, runs: Path, minutes: float | None) -> None:
+    folder, model = runs / "distill", runs / "model"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder.mkdir(exist_ok=True)
+    for name in NAMES:
+        started = time.monotonic()
+        flags: dict[str, Any] = {"model": str(model), "out": str(folder / f"{name}.safetensors")}
+        flags |= {"cache": str(folder), **({"minutes": minutes} if minutes else {})}
+        settings = read(Path(__file__).with_name(f"{name}.toml"), flags)
+        for event in distill(settings, device):
+            show(name, event)
+        print(f"distil: {name} {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+    adapters = model / "adapters"
+    adapters.mkdir(exist_ok=True)
+    for name in SHIPPED:
+        shutil.copyfile(folder / f"{name}.safetensors", adapters / f"{name}.safetensors")
+    write_json(model / "danqing.json", {**read_json(model / "danqing.json"), "adapter": DEFAULT})
+
+
+def show(name: str, event: Told) -> None:
+    if isinstance(event, Stepped) and event.step % SHOWN_EVERY == 0:
+        losses = "  ".join(f"{key} {value:.4f}" for key, value in event.losses.items())
+        print(f"{name}: step {event.step}  {losses}  {event.seconds:.2f} s", flush=True)
+    elif isinstance(event, Noded):
+        print(f"{name}: nodes {[round(node, 4) for node in event.nodes]}", flush=True)
+    elif isinstance(event, Evaluated):
+        back = "" if event.back is None else f"  back to step {event.back}"
+        print(f"{name}: step {event.step}  {event.figures}{back}", flush=True)
+    elif isinstance(event, Finished):
+        print(f"{name}: {event.reason}", flush=True)

@@ -1,0 +1,184 @@
+"""What a distillation takes, said before it begins: memory and hours, phase by phase.
+
+Memory is simulated like a training's. Time is measured here and now: two short networks of the
+model's own width, forward and with gradients, on the device in question; every further block costs
+what the second one did. Then evaluations are counted.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from danqing.models.transformer import Transformer, TransformerConfig
+from danqing.training import prepare
+from danqing.training.distill.roles import STUDENT, TEACHER, Query, Roles
+from danqing.training.distill.settings import DistillSettings, size_of
+from danqing.training.memory import checkpoint_blocks
+from danqing.training.plan import LIBRARIES, Run, added
+from danqing.training.prepare import Place
+from danqing.training.settings import Settings
+from danqing.training.simulate import forward_bytes
+from danqing.training.trainable import Shape
+from danqing.weights import model
+
+REPEATS = 3
+AT_ONCE = 4096  # patches
+ADAM = 8  # bytes of state for a trained number
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``plain`` and ``learnt``: evaluations of the network on one picture, without gradients and
+    with them; ``memory`` in bytes, the base's weights included."""
+
+    name: str
+    plain: int
+    learnt: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds for the network on one picture, without gradients and with them."""
+
+    plain: float
+    learnt: float
+
+    def hours(self, phase: Phase) -> float:
+        return (phase.plain * self.plain + phase.learnt * self.learnt) / 3600
+
+
+@dataclass(frozen=True)
+class Outlook:
+    phases: list[Phase]
+    cost: Cost
+    weights: int
+    trained: int  # numbers of the student's adapter
+    pack: str
+
+    @property
+    def peak(self) -> int:
+        return max(phase.memory for phase in self.phases)
+
+    @property
+    def hours(self) -> float:
+        return sum(self.cost.hours(phase) for phase in self.phases)
+
+
+def outlook(settings: DistillSettings, device: torch.device) -> Outlook:
+    place = prepare.place_of(settings, device)
+    config = prepare.transformer_config(place)
+    defaults, unit = model.read_defaults(place.folder), prepare.unit(place)
+    width, height = size_of(settings.sizes[0]) if settings.sizes else defaults.size
+    shape = (height // unit, width // unit, prepare.USUAL_TEXT)
+    student, fake = (as_training(settings, place, r) for r in (settings.rank, settings.fake_rank))
+    own = Run(config, student, [shape] * settings.batch, None)
+    other = Run(config, fake, [shape] * settings.batch, None)
+    asked = forward_bytes(config, student, [shape] * (4 * settings.batch))
+    guided = forward_bytes(config, student, [shape] * (2 * settings.batch))
+    held = own.weights + LIBRARIES + (4 + 4 + 4) * own.trained + 4 * other.trained
+    both = held + 2 * ADAM * own.trained + ADAM * other.trained
+    counts = evaluations(settings)
+    memory = {
+        "trajectories": held + added(guided),
+        "imitation": held + ADAM * own.trained + added(own.working),
+        "fake score": both + added(other.working),
+        # The student's activations wait while the fake score learns from its pictures.
+        "matching": both + added(own.working + max(other.working, asked)),
+    }
+    phases = [Phase(name, *counts[name], memory[name]) for name in memory if any(counts[name])]
+    return Outlook(
+        phases=phases,
+        cost=measured(config, settings, place, shape),
+        weights=own.weights,
+        trained=own.trained,
+        pack=f"{settings.batch} x {width}x{height} with {shape[2]} tokens of text",
+    )
+
+
+def as_training(settings: DistillSettings, place: Place, rank: int) -> Settings:
+    """The training that takes as much memory as one of the adapters."""
+    return Settings(
+        rank=rank,
+        targets=settings.targets,
+        dtype=str(place.dtype).removeprefix("torch."),
+        quantise=settings.quantise,
+        checkpointing=settings.checkpointing,
+        holdout=0.0,
+    )
+
+
+def evaluations(settings: DistillSettings) -> dict[str, tuple[int, int]]:
+    """Of each phase: without gradients, and with them."""
+    batch, before = settings.batch, (settings.steps - 1) / 2  # steps to a node, on average
+    imitated = round(batch * settings.correction * before)
+    ways = settings.trajectories + settings.held_out
+    anchored = 1 if settings.anchor else 0
+    matched = round(batch * (before + 4)) + anchored * imitated
+    return {
+        "trajectories": (2 * ways * settings.teacher_steps, 0),
+        "imitation": (settings.imitation * imitated, settings.imitation * batch),
+        "fake score": (
+            settings.fake_start * round(batch * (before + 1)), settings.fake_start * batch
+        ),
+        "matching": (
+            settings.matching * matched,
+            settings.matching * batch * (1 + settings.fake_steps + anchored),
+        ),
+    }  # fmt: skip
+
+
+# ---- time -------------------------------------------------------------------------------------
+
+
+def measured(
+    config: TransformerConfig, settings: DistillSettings, place: Place, shape: tuple[int, int, int]
+) -> Cost:
+    """Of the whole network, from one block and from two."""
+    one, two = (
+        block_seconds(replace(config, num_layers=layers), settings, place, shape)
+        for layers in (1, 2)
+    )
+    further = config.num_layers - 1
+    plain, learnt = (a + further * max(b - a, 0.0) for a, b in zip(one, two, strict=True))
+    return Cost(plain, learnt)
+
+
+def block_seconds(
+    config: TransformerConfig, settings: DistillSettings, place: Place, shape: tuple[int, int, int]
+) -> tuple[float, float]:
+    """Of one picture in a pack: without gradients, and with them; the best of a few runs each."""
+    with torch.device(place.device):
+        network = Transformer(config).to(place.dtype)
+    own = Shape(settings.rank)
+    roles = Roles(network, settings.targets, own, own, seed=0)
+    if settings.checkpointing:
+        checkpoint_blocks(network)
+    rows, columns, tokens = shape
+    count = max(1, min(settings.batch, AT_ONCE // (rows * columns)))
+    state = torch.randn(rows * columns, config.in_channels)
+    text = torch.randn(tokens, config.joint_attention_dim)
+
+    def plain() -> None:
+        with torch.no_grad():
+            roles.ask([Query(TEACHER, state, 0.5, text, rows, columns)] * count)
+
+    def learnt() -> None:
+        found = roles.ask([Query(STUDENT, state, 0.5, text, rows, columns)] * count)
+        Tensor.backward(torch.stack(found).square().mean())
+
+    return best_seconds(plain, place) / count, best_seconds(learnt, place) / count
+
+
+def best_seconds(work: Callable[[], None], place: Place) -> float:
+    found = []
+    for _ in range(REPEATS + 1):
+        started = time.perf_counter()
+        work()
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found[1:])  # the first one warms up
