@@ -8,7 +8,7 @@ steps show small pictures only: words are learned from them in a fraction of the
 
 import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from recipes.mini.config import BaseStage, Config
 from recipes.mini.crops import SIDE
 from recipes.mini.facts import Facts
 from recipes.mini.files import write_json
+from recipes.mini.gauge import Gauge, Losses
 from recipes.mini.loop import (
     Average,
     Budget,
@@ -45,7 +46,7 @@ from recipes.mini.stream import Stream, batches
 from recipes.mini.text import build_encoder, features, initialise, load_encoder
 from recipes.mini.vae import to_bytes, to_float
 
-HELD = 384  # captions of held-out pictures that the loss is measured on
+HELD = 256  # pictures that the loss is measured on
 SHEET_SIDE = 16  # latents: pictures of 128 x 128
 
 
@@ -152,21 +153,18 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         images, owners, tokens = next(source)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         latent = encode(vae, images.to(device, non_blocking=True), noise)[owners]
-        loss = flow_loss(
-            networks, latent, tokens, noise, stage.shift, tokenizer.prefix, stage.contrast
-        )
+        loss = flow_loss(networks, latent, tokens, noise, stage.shift, tokenizer.prefix)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
 
     shadow = Networks(stage, tokenizer.vocabulary).to(device)
-    own = replace(stage, batch=HELD)
-    held = Batches(Stream(config.data, runs, "held"), ((SIDE, SIDE),), own, tokenizer)[0]
+    gauge = Gauge(Stream(config.data, runs, "held"), tokenizer, HELD)
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
-        own, others = steer(shadow, vae, held, tokenizer.prefix)
-        print(f"base: step {step}  held loss {own:.4f}, with others' captions {others:.4f}")
+        found = gauge.measure(vae, device, losses_of(shadow, tokenizer.prefix))
+        print(f"base: step {step}  {found}", flush=True)
         draw_sheet(shadow, vae, runs, stage, tokenizer)
         save_file(
             {k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors"
@@ -193,14 +191,27 @@ def flow_loss(
     generator: torch.Generator,
     shift: float,
     template: list[int],
-    contrast: float = 0.0,
+) -> Tensor:
+    """Logit-normal noise levels (Esser et al. 2024, arXiv 2403.03206, eq. 19), shifted to the
+    noise."""
+    size = len(latent_BCYX)
+    noise = torch.randn(latent_BCYX.shape, generator=generator)
+    odds = shift * torch.randn(size, generator=generator).exp()
+    return loss_at(networks, latent_BCYX, tokens, noise, odds / (1 + odds), template)
+
+
+def loss_at(
+    networks: Networks,
+    latent_BCYX: Tensor,
+    tokens: list[list[int]],
+    noise_BCYX: Tensor,
+    sigma: Tensor,
+    template: list[int],
 ) -> Tensor:
     device, size = latent_BCYX.device, len(latent_BCYX)
     clean = torch.stack([latents.pack(x) for x in latent_BCYX])
-    noise = torch.randn(clean.shape, generator=generator).to(device)
-    # Logit-normal noise levels (Esser et al. 2024, arXiv 2403.03206, eq. 19), shifted to the noise.
-    odds = shift * torch.randn(size, generator=generator).exp()
-    sigma = (odds / (1 + odds)).to(device)
+    noise = torch.stack([latents.pack(x) for x in noise_BCYX]).to(device)
+    sigma = sigma.to(device)
     sample = flow.interpolate(clean, noise, sigma[:, None, None]).flatten(0, 1)
     rows, columns = (side // latents.PATCH for side in latent_BCYX.shape[-2:])
     layout = Layout(tuple(Segment(rows, columns, len(t)) for t in tokens))
@@ -210,31 +221,18 @@ def flow_loss(
         output = networks.transformer(
             sample, text, layout, table, torch.arange(size, device=device)
         )
-    target = flow.velocity(clean, noise)
-    loss = (output.float() - target.flatten(0, 1)).square().mean()
-    if not contrast:
-        return loss
-    # Away from the velocities of other pictures (Stoica et al. 2025, arXiv 2506.05350).
-    other = target.roll(1, dims=0).flatten(0, 1)
-    return loss - contrast * (output.float() - other).square().mean()
+    return (output.float() - flow.velocity(clean, noise).flatten(0, 1)).square().mean()
 
 
-@torch.no_grad()
-def steer(networks: Networks, vae: VAE, held: Batch, template: list[int]) -> tuple[float, float]:
-    """Losses of held-out pictures under their own captions and under those of other pictures.
+def losses_of(networks: Networks, template: list[int]) -> Losses:
+    """For the gauge: always with the same noise."""
 
-    The difference is what the captions tell the network. The same noise for every call, and the
-    same levels of it for every setting.
-    """
-    images, owners, tokens = held
-    device = next(networks.parameters()).device
-    latent = encode(vae, images.to(device), seeded(0))[owners]
-    rows = [range(len(tokens)), [i - 1 for i in range(len(tokens))]]
-    own, others = (
-        flow_loss(networks, latent, [tokens[i] for i in row], seeded(1), 1.0, template).item()
-        for row in rows
-    )
-    return own, others
+    def losses(latent_BCYX: Tensor, tokens: list[list[int]], level: float) -> float:
+        noise = torch.randn(latent_BCYX.shape, generator=seeded(0))
+        sigma = torch.full((len(tokens),), level)
+        return loss_at(networks, latent_BCYX, tokens, noise, sigma, template).item()
+
+    return losses
 
 
 @torch.no_grad()

@@ -128,7 +128,6 @@ class BaseStage:
     ema: float
     dropout: float
     shift: float
-    contrast: float
     seed: int
     sheet_prompts: tuple[str, ...]
 

@@ -1,22 +1,25 @@
 """Stage `text`: the text encoder learns to read before anything is painted.
 
 What a caption says is told from the mean of its features, so "a fox", "RED FOX" and "一只狐狸" come
-to lie together. The pictures then teach every thing once, not once for each of its names; and
-reading alone is many times cheaper than painting.
+to lie together. So is what its things look like, as thumbnails: things that look alike come to lie
+together, too, and painting has to learn how features become pictures, not every thing by itself.
+Reading is many times cheaper than painting.
 """
 
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from danqing.models.text_encoder import TextEncoder, TextEncoderConfig
 from danqing.models.tokenizer import PromptTokenizer
-from recipes.mini.art import load_bank
+from recipes.mini.art import Bank, load_bank
 from recipes.mini.captions import draw_captions
 from recipes.mini.colours import COLOURS
 from recipes.mini.concepts import read_concepts
@@ -31,6 +34,9 @@ from recipes.mini.stream import Stream, batches
 UNKNOWN = -100  # what cross-entropy leaves out
 HELD = 512  # facts
 NONE = (None,)
+THUMB = 8  # pixels of a thumbnail's side
+LOOKS = ("look", "other look")
+LOOK_WEIGHT = 10.0
 
 
 def questions(styles: tuple[str, ...]) -> dict[str, tuple[object, ...]]:
@@ -69,6 +75,22 @@ def answers(facts: Facts) -> dict[str, object]:
     }
 
 
+def looks(bank: Bank) -> Tensor:
+    """A thumbnail of every drawing, colour times alpha, [drawings, numbers]; of variance 1."""
+    small = [square(glyph).resize((THUMB, THUMB), Image.Resampling.BOX) for glyph in bank.values()]
+    pixels = torch.from_numpy(np.stack([np.asarray(own) for own in small])).float() / 255
+    pixels[..., :3] *= pixels[..., 3:]
+    flat = pixels.flatten(1)
+    return (flat - flat.mean(dim=0)) / flat.std(dim=0).clamp(min=0.05)
+
+
+def square(glyph: Image.Image) -> Image.Image:
+    side = max(glyph.size)
+    cell = Image.new("RGBA", (side, side))
+    cell.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
+    return cell
+
+
 def build_encoder(stage: BaseStage, vocabulary: int) -> TextEncoder:
     return TextEncoder(
         TextEncoderConfig(
@@ -101,25 +123,27 @@ def features(encoder: TextEncoder, tokens: list[list[int]], template: list[int])
 
 
 class Pupil(nn.Module):
-    """The encoder and a linear answer to every question."""
+    """The encoder, and linear answers: to every question, and what the things look like."""
 
     def __init__(self, encoder: TextEncoder, styles: tuple[str, ...]) -> None:
         super().__init__()
         self.encoder = encoder
         width = encoder.config.hidden_size
         sizes = {name: len(own) for name, own in questions(styles).items()}
+        sizes |= dict.fromkeys(LOOKS, 4 * THUMB**2)
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in sizes.items()})
         initialise(self)
 
     def forward(self, tokens: list[list[int]], template: list[int]) -> dict[str, Tensor]:
-        """Logits of each question, [captions, answers]"""
+        """Logits of each question, [captions, answers]; thumbnails [captions, numbers]"""
         own = features(self.encoder, tokens, template).split([len(t) for t in tokens])
         means = torch.stack([rows.mean(dim=0) for rows in own])
         return {name: head(means) for name, head in self.heads.items()}
 
 
 class Captions(Dataset[tuple[list[list[int]], Tensor]]):
-    """steps[n]: tokens of captions in both languages, by length; labels [captions, questions]."""
+    """steps[n]: tokens of captions in both languages, by length, and labels: the answers to the
+    questions, and the drawings' numbers in the bank, [captions, questions + LOOKS]."""
 
     def __init__(self, stream: Stream, tokenizer: PromptTokenizer, facts: int, seed: int) -> None:
         self.stream, self.tokenizer, self.facts, self.seed = stream, tokenizer, facts, seed
@@ -127,6 +151,7 @@ class Captions(Dataset[tuple[list[list[int]], Tensor]]):
             name: {answer: i for i, answer in enumerate(own)}
             for name, own in questions(stream.styles).items()
         }
+        self.drawings = {key: i for i, key in enumerate(stream.bank)}
 
     def __getitem__(self, step: int) -> tuple[list[list[int]], Tensor]:
         rng, rows = random.Random(f"{self.seed}|{step}"), []
@@ -139,12 +164,15 @@ class Captions(Dataset[tuple[list[list[int]], Tensor]]):
         return [tokens for tokens, _ in rows], torch.tensor([labels for _, labels in rows])
 
     def labels(self, facts: Facts) -> list[int]:
-        return [self.index[name].get(own, UNKNOWN) for name, own in answers(facts).items()]
+        told = [self.index[name].get(own, UNKNOWN) for name, own in answers(facts).items()]
+        things = (facts.concept, facts.other)
+        drawn = [(facts.style, thing.hex) if thing else None for thing in things]
+        return told + [self.drawings[key] if key else UNKNOWN for key in drawn]
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
     stage, data = config.text, config.data
-    load_bank(config, runs)
+    bank = load_bank(config, runs)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(stage.seed)
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
@@ -154,13 +182,13 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     budget = Budget(stage.captions, stage.batch, minutes)
     steps = Captions(Stream(data, runs, "train"), tokenizer, stage.batch // 2, stage.seed)
     held = Captions(Stream(data, runs, "held"), tokenizer, HELD, stage.seed)[0]
-    source = None
+    drawings, source = looks(bank).to(device), None
 
     def step_fn(step: int) -> float:
         nonlocal source
         source = source or batches(steps, step, budget.steps, device)
         tokens, labels = next(source)
-        loss = reading_loss(pupil(tokens, tokenizer.prefix), labels.to(device))
+        loss = reading_loss(pupil(tokens, tokenizer.prefix), labels.to(device), drawings)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
@@ -169,7 +197,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
-        report(shadow, *held, tokenizer.prefix, step, runs / "text")
+        report(shadow, *held, drawings, tokenizer.prefix, step, runs / "text")
 
     parts: dict[str, Stateful] = {"pupil": pupil, "optimisers": optimisers, "average": average}
     train(parts, step_fn, budget, runs / "text", on_save)
@@ -180,13 +208,17 @@ def is_inside(name: str) -> bool:
     return name.startswith("encoder.layers.")
 
 
-def reading_loss(logits: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """The sum over the questions of the mean over the captions that can answer them."""
-    losses = [
-        F.cross_entropy(own, labels[:, i], reduction="sum")
-        / (labels[:, i] != UNKNOWN).sum().clamp(1)
-        for i, own in enumerate(logits.values())
-    ]
+def reading_loss(found: dict[str, Tensor], labels: Tensor, drawings: Tensor) -> Tensor:
+    """The sum over questions and looks of the mean over the captions that can answer them."""
+    losses = []
+    for i, (name, own) in enumerate(found.items()):
+        known = labels[:, i] != UNKNOWN
+        count = known.sum().clamp(1)
+        if name in LOOKS:
+            errors = (own[known] - drawings[labels[known, i]]).square().mean(dim=1)
+            losses.append(LOOK_WEIGHT * errors.sum() / count)
+        else:
+            losses.append(F.cross_entropy(own, labels[:, i], reduction="sum") / count)
     return torch.stack(losses).sum()
 
 
@@ -195,16 +227,22 @@ def report(
     pupil: Pupil,
     tokens: list[list[int]],
     labels: Tensor,
+    drawings: Tensor,
     template: list[int],
     step: int,
     folder: Path,
 ) -> None:
-    """Right answers to captions of held-out facts, and the encoder as it is."""
+    """Of captions of held-out facts the right answers, and the share of the looks' variance that is
+    told; and the encoder as it is."""
     shares = {}
     for i, (name, own) in enumerate(pupil(tokens, template).items()):
         known = labels[:, i] != UNKNOWN
-        right = own.argmax(dim=1).cpu()[known] == labels[known, i]
-        shares[name] = round(float(right.float().mean()), 4)
+        wanted = labels[known, i].to(own.device)
+        if name in LOOKS:
+            told = 1 - (own[known] - drawings[wanted]).square().mean()
+        else:
+            told = (own.argmax(dim=1)[known] == wanted).float().mean()
+        shares[name] = round(float(told), 4)
     state = {name: p.cpu() for name, p in pupil.encoder.state_dict().items()}
     save_file(state, folder / "text.safetensors")
     write_json(folder / "text.json", {"accuracy": shares, "steps": step})

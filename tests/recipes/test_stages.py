@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import danqing
-from recipes.mini import base, checkpoint, data, export, judge, reader, score, text, vae
+from recipes.mini import base, checkpoint, data, export, gauge, judge, reader, score, text, vae
 from recipes.mini.art import load_bank
 from recipes.mini.colours import COLOURS
 from recipes.mini.config import Config
@@ -169,15 +169,19 @@ def test_captions_that_tell_nothing_leave_no_difference(small: Config, runs: Pat
     for stage in (data, vae):
         stage.run(small, runs, None)
     tokenizer = base.PromptTokenizer.from_folder(runs / "tokenizer")
-    own = replace(small.base, batch=12)
-    held = base.Batches(Stream(small.data, runs, "held"), ((64, 64),), own, tokenizer)[0]
+    pictures = gauge.Gauge(Stream(small.data, runs, "held"), tokenizer, 12)
     networks, decoder = base.Networks(small.base, tokenizer.vocabulary), base.load_vae(runs)
-    own_loss, others_loss = base.steer(networks, decoder, held, tokenizer.prefix)
-    assert own_loss == others_loss > 0
+
+    def measured() -> gauge.Gauged:
+        losses = base.losses_of(networks, tokenizer.prefix)
+        return pictures.measure(decoder, torch.device("cpu"), losses)
+
+    blind = measured()
+    assert blind.own == blind.name == blind.caption > 0
     torch.nn.init.normal_(networks.transformer.proj_out.weight, std=0.1)
     torch.nn.init.normal_(networks.transformer.norm_out.weight, std=0.1)
     for block in networks.transformer.blocks:
         torch.nn.init.normal_(block.img.mod.weight, std=0.5)
-    own_loss, others_loss = base.steer(networks, decoder, held, tokenizer.prefix)
-    assert own_loss != others_loss
-    assert base.steer(networks, decoder, held, tokenizer.prefix) == (own_loss, others_loss)
+    seeing = measured()
+    assert len({seeing.own, seeing.name, seeing.caption}) == 3
+    assert measured() == seeing

@@ -61,10 +61,11 @@ def test_answers_tell_the_first_of_a_pair_from_the_second():
 
 
 def test_a_single_thing_has_no_other_to_tell(small, runs):
-    labels = dict(
-        zip(text.questions(STYLES), captions(runs, small, 1).labels(KINDS["alone"]), strict=True)
-    )
-    assert labels["other"] == text.UNKNOWN
+    steps = captions(runs, small, 1)
+    names = (*text.questions(STYLES), *text.LOOKS)
+    labels = dict(zip(names, steps.labels(KINDS["alone"]), strict=True))
+    assert labels["other"] == labels["other look"] == text.UNKNOWN
+    assert labels["look"] == steps.drawings["3d", FOX.hex]
     assert (labels["count"], labels["place"], labels["tint"]) == (0, 0, 0)
 
 
@@ -72,16 +73,34 @@ def test_a_step_holds_both_languages_in_the_order_of_length(small, runs):
     steps = captions(runs, small, 6)
     tokens, labels = steps[3]
     assert [len(own) for own in tokens] == sorted(len(own) for own in tokens)
-    assert labels.shape == (12, len(text.questions(STYLES)))
+    assert labels.shape == (12, len(text.questions(STYLES)) + len(text.LOOKS))
     again, same = steps[3]
     assert again == tokens
     assert torch.equal(same, labels)
 
 
 def test_a_question_that_nobody_can_answer_costs_nothing():
-    logits = {"a": torch.zeros(3, 4), "b": torch.randn(3, 5)}
+    found = {"a": torch.zeros(3, 4), "b": torch.randn(3, 5)}
     labels = torch.tensor([[0, text.UNKNOWN], [1, text.UNKNOWN], [2, text.UNKNOWN]])
-    assert text.reading_loss(logits, labels).item() == pytest.approx(torch.tensor(4.0).log())
+    loss = text.reading_loss(found, labels, torch.zeros(1, 2)).item()
+    assert loss == pytest.approx(torch.tensor(4.0).log())
+
+
+def test_looks_are_told_apart_and_weighed():
+    drawings = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
+    found = {"look": torch.tensor([[1.0, -1.0], [0.0, 1.0], [9.0, 9.0]])}
+    labels = torch.tensor([[0], [1], [text.UNKNOWN]])
+    loss = text.reading_loss(found, labels, drawings).item()
+    assert loss == pytest.approx(text.LOOK_WEIGHT * (0.0 + 0.5) / 2)
+
+
+def test_thumbnails_show_a_colour_where_the_thing_is(bank):
+    looks = text.looks(bank)
+    assert looks.shape == (len(bank), 4 * text.THUMB**2)
+    assert looks.isfinite().all()
+    codes = [code for _, code in bank]
+    fox, rocket = looks[codes.index(FOX.hex)], looks[codes.index(ROCKET.hex)]
+    assert (fox - rocket).abs().max() > 0.5
 
 
 def test_it_learns_to_read_and_hands_its_encoder_on(small, runs, one_thread, capsys):
