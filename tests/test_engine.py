@@ -243,7 +243,9 @@ def test_a_models_own_adapter_is_used_where_nothing_is_said(quick: Pipeline) -> 
     assert made.image.tobytes() == asked.image.tobytes()
 
 
-@pytest.mark.parametrize("told", [{"steps": 2}, {"guidance": 2.0}, {"sigmas": (1.0, 0.5)}])
+@pytest.mark.parametrize(
+    "told", [{"steps": 2}, {"guidance": 2.0}, {"sigmas": (1.0, 0.5)}, {"negative": "dull"}]
+)
 def test_whoever_says_how_to_sample_gets_the_model_alone(
     quick: Pipeline, told: dict[str, Any]
 ) -> None:

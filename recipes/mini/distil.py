@@ -14,6 +14,7 @@ import torch
 from danqing.training.distill.loop import Evaluated, Stepped
 from danqing.training.distill.run import Noded, Told, distill
 from danqing.training.distill.settings import read
+from danqing.training.loop import DONE
 from danqing.training.run import Finished
 from recipes.mini.config import Config
 from recipes.mini.files import read_json, write_json
@@ -35,6 +36,8 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         settings = read(Path(__file__).with_name(f"{name}.toml"), flags)
         for event in distill(settings, device):
             show(name, event)
+            if isinstance(event, Finished) and event.reason != DONE:
+                return  # the same command goes on; what is not whole does not ship
         print(f"distil: {name} {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     adapters = model / "adapters"
     adapters.mkdir(exist_ok=True)

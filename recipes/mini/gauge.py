@@ -41,7 +41,8 @@ class Gauge:
     """The pictures and the captions in three versions, of the same number of tokens or not."""
 
     def __init__(self, stream: Stream, tokenizer: PromptTokenizer, count: int) -> None:
-        facts, images, number = [], [], 0
+        facts: list[Facts] = []
+        images, number = [], 0
         while len(facts) < count:
             own = stream.facts(number)
             if own.alone and own.tint is None:

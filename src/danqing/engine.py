@@ -258,7 +258,8 @@ class Pipeline:
     def _with_own(self, request: Request) -> Request:
         """With the model's own few-step adapter, where nothing says how to sample."""
         checks.check_request(request)
-        told = (request.steps, request.sigmas, request.guidance) != (None, None, None)
+        how = (request.steps, request.sigmas, request.guidance)
+        told = how != (None, None, None) or request.negative != BLANK  # which needs guidance
         own = self.defaults.adapter
         if own is None or told or self.adapters.samplings(request.adapters):
             return request

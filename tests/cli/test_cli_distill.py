@@ -84,7 +84,7 @@ def test_a_student_can_begin_from_a_few_step_adapter(distil) -> None:
     distil()
     Path("fast.safetensors").rename("taught.safetensors")
     shutil.rmtree("fast.run")
-    done = distil("--start", "taught.safetensors", imitation=0, fake_start=0, matching=1)
+    done = distil("--start", "taught.safetensors", imitation=0, fake_start=0, matching=1, seed=9)
     assert done.code == 0, done.err
     before, after = (
         formats.read(Path(f"{name}.safetensors")).updates for name in ("taught", "fast")
@@ -101,6 +101,9 @@ def test_a_student_can_begin_from_a_few_step_adapter(distil) -> None:
     [
         (("--set", "nodes=[1.0, 0.5, 0.2]"), "nodes .* must be 2 noise levels from 1 down"),
         (("--set", "nodes=[1.0, 1.0]"), "must fall towards 0"),
+        (("--adapter", "a:nan"), "must be FILE or FILE:STRENGTH"),
+        (("--set", "sample_seeds=[36893488147419103232]"), "sample_seeds"),
+        (("--set", "tau_low=0.6"), "tau_low 0.6 must be from 0.001 to 0.4"),
         (("--size", "60x64"), "size '60x64' must be two multiples of 16"),
         (("--set", "colour=1"), "setting 'colour' is not known"),
     ],
@@ -110,6 +113,12 @@ def test_what_cannot_be_is_refused_in_a_line(distil, more, told) -> None:
     assert done.code == 2
     assert re.search(told, done.err), done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_something_must_be_learnt(distil) -> None:
+    done = distil(imitation=0, matching=0)
+    assert done.code == 2
+    assert "nothing would be learnt" in done.err
 
 
 def test_prompts_must_be_there(run, tiny_model, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from danqing.errors import OutputError
 from danqing.models.vae import VAE, Downsample, Upsample
 from danqing.weights import loader, vae_fold
 from danqing.weights.files import TensorFiles, dtype_named, read_json, write_json
+from danqing.weights.fingerprint import ADAPTERS
 from danqing.weights.hub import find
 from danqing.weights.model import STEMS, build, check_parts, fill, names_of
 from danqing.weights.names import NAMES, Names
@@ -127,3 +128,5 @@ def copy_settings(source: Path, folder: Path) -> None:
         if path.is_file() and settings and not path.name.endswith(".index.json"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+    if (source / ADAPTERS).is_dir():  # the settings may name one of them
+        shutil.copytree(source / ADAPTERS, folder / ADAPTERS, dirs_exist_ok=True)

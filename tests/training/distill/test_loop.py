@@ -30,12 +30,20 @@ def test_the_phases_come_in_their_order(tmp_path):
 
 
 def test_only_the_fake_score_learns_at_its_start(tmp_path):
-    found = small.distillation(tmp_path, small.settings(imitation=0, matching=0))
+    found = small.distillation(tmp_path, small.settings(imitation=0))
     before = small.weights(found)
-    list(found.run())
+    run = found.run()
+    while found.step < 2:
+        next(run)
     changed = {n for n, w in small.weights(found).items() if not torch.equal(w, before[n])}
+    run.close()
     assert changed
     assert all(name.startswith("fake ") for name in changed)
+
+
+def test_without_matching_the_fake_score_learns_nothing(tmp_path):
+    found = small.distillation(tmp_path, small.settings(matching=0))
+    assert [phase for _, phase, _, _ in small.told(list(found.run()))] == [IMITATION] * 4
 
 
 @pytest.mark.parametrize("stops", [(2,), (5, 7), (1, 4, 6, 9)])
@@ -93,8 +101,9 @@ def test_a_student_that_drifts_goes_back_at_half_the_rate(tmp_path, monkeypatch)
             kept = {n: t.clone() for n, t in found.guard.good.items()}
         if isinstance(event, Evaluated) and event.step == 8:
             assert event.back == 7
-            live = {n: p.detach() for n, p in found.parameters.items()}
+            live = {n: p.detach() for n, p in found._both().items()}
             assert all(torch.equal(live[n], kept[n]) for n in kept)
+            assert {n.split()[0] for n in kept} == {"student", "fake"}
     assert found.guard.rollbacks == 1
     assert found.optimisers[MATCHING].param_groups[0]["lr"] == pytest.approx(5e-4)
     assert found.ended == DONE
@@ -102,7 +111,10 @@ def test_a_student_that_drifts_goes_back_at_half_the_rate(tmp_path, monkeypatch)
 
 def test_after_three_ways_back_it_ends_and_says_why(tmp_path, monkeypatch):
     found = small.distillation(tmp_path, small.settings(evaluate_every=1, matching=50))
-    monkeypatch.setattr(loop, "measure", lambda *_: Figures(1.0, 0.5, 1e9))
+    begun = found.settings.before_matching
+    monkeypatch.setattr(
+        loop, "measure", lambda *_: Figures(1.0, 0.5, 1.0 if found.step <= begun else 1e9)
+    )
     list(found.run())
     assert found.ended == TIRED
     assert found.step == 9
@@ -126,3 +138,12 @@ def test_minutes_end_a_run(tmp_path):
     list(found.run())
     assert found.ended == TIME
     assert found.step == 1
+
+
+def test_a_student_that_comes_nearer_is_let_on_however_far_off_it_is(tmp_path, monkeypatch):
+    found = small.distillation(tmp_path, small.settings(evaluate_every=1, imitation=0, limit=0.5))
+    drifts = iter([9.0, 9.0, 9.0, 8.0, 7.0, 6.0, 6.5, 5.0])
+    monkeypatch.setattr(loop, "measure", lambda *_: Figures(1.0, 0.5, next(drifts, 5.0)))
+    back = [e.step for e in found.run() if isinstance(e, Evaluated) and e.back is not None]
+    assert back == [6]
+    assert found.guard.rollbacks == 1

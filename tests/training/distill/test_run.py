@@ -13,8 +13,14 @@ from danqing.adapters import write as writing
 from danqing.errors import TrainingError
 from danqing.sampling import latents
 from danqing.training.distill import run
-from danqing.training.distill.run import Noded, split_strength, with_nodes
-from danqing.training.distill.settings import DistillSettings, check, read, toml
+from danqing.training.distill.run import Noded, with_nodes
+from danqing.training.distill.settings import (
+    DistillSettings,
+    check,
+    read,
+    split_strength,
+    toml,
+)
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Texts, Trajectories, Wish, travel
 from danqing.training.prepare import place_of
@@ -147,6 +153,9 @@ def test_a_model_without_guidance_has_nothing_to_teach(settings, tiny_copy):
 def test_strengths():
     assert split_strength("a/b.safetensors:0.8") == ("a/b.safetensors", 0.8)
     assert split_strength("c:/b.safetensors") == ("c:/b.safetensors", 1.0)
+    for wrong in ("a:nan", "a:inf", "a:1e9", ":0.5"):
+        with pytest.raises(TrainingError, match="a number from -100 to 100"):
+            split_strength(wrong)
     assert split_strength("ink") == ("ink", 1.0)
 
 

@@ -50,11 +50,12 @@ def measure(
 
 @dataclass
 class Guard:
-    """The last weights that were sound, and how often they were needed."""
+    """The last sound weights of student and fake score, and how often they were needed."""
 
     limit: float
     good: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    drift: float = 0.0  # of the good ones
     rollbacks: int = 0
 
     @property
@@ -67,15 +68,15 @@ class Guard:
         return self.rollbacks >= MOST_ROLLBACKS
 
     def sound(self, figures: Figures) -> bool:
-        return math.isfinite(figures.error) and figures.drift <= self.limit
+        """Not further off than the limit, or than it was."""
+        return math.isfinite(figures.error) and figures.drift <= max(self.limit, self.drift)
 
-    def keep(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        self.step = step
+    def keep(self, step: int, figures: Figures, weights: Mapping[str, Tensor]) -> None:
+        self.step, self.drift = step, figures.drift
         self.good = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"good": self.good, "step": self.step, "rollbacks": self.rollbacks}
+        return vars(self).copy()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.good, self.step = dict(state["good"]), state["step"]
-        self.rollbacks = state["rollbacks"]
+        vars(self).update(state)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from danqing.errors import TrainingError
 from danqing.training import checkpoint
@@ -118,7 +118,7 @@ class Distillation:
         settings = self.settings
         if self.step < settings.imitation:
             return IMITATION
-        matching = self.step >= settings.imitation + settings.fake_start
+        matching = self.step >= settings.before_matching
         return MATCHING if matching else FAKE_START
 
     def save(self) -> int:
@@ -163,7 +163,7 @@ class Distillation:
             anchor = phases.imitate(lesson, step)
             (settings.anchor * anchor).backward()
             found["imitation"] = float(anchor.detach())
-        place = step - settings.imitation - settings.fake_start
+        place = step - settings.before_matching
         factor = rate_factor(place, settings.matching, settings.warm_up, "constant")
         return found, self._update(MATCHING, settings.matching_rate * factor)
 
@@ -204,7 +204,7 @@ class Distillation:
     def _watch(self) -> Iterator[Event]:
         settings = self.settings
         ends = self.done or self.step == 0
-        turns = self.step in (settings.imitation, settings.imitation + settings.fake_start)
+        turns = self.step in (settings.imitation, settings.before_matching)
         if due(self.step, settings.evaluate_every) or ends or turns:
             yield self._evaluate()
         if settings.sample_every and (due(self.step, settings.sample_every) or ends or turns):
@@ -214,20 +214,25 @@ class Distillation:
     def _evaluate(self) -> Evaluated:
         with self.average.shown():
             figures = measure(self.lesson.student, self.wishes, self.teacher, self.settings.batch)
-            matching = self.step > self.settings.imitation + self.settings.fake_start
+            matching = self.step > self.settings.before_matching
             if not matching or self.guard.sound(figures):
-                self.guard.keep(self.step, self.parameters)
+                self.guard.keep(self.step, figures, self._both())
                 return Evaluated(self.step, figures)
         self._go_back()
         return Evaluated(self.step, figures, self.guard.step)
 
     def _go_back(self) -> None:
         """The last sound weights, and optimisers that forget what led astray."""
-        Weights(self.parameters).load_state_dict(self.guard.good)
-        self.average.load_state_dict(self.guard.good)
+        Weights(self._both()).load_state_dict(self.guard.good)
+        student = {name: self.guard.good[f"{STUDENT} {name}"] for name in self.parameters}
+        self.average.load_state_dict(student)
         for phase in (MATCHING, FAKE_START):
             self.optimisers[phase].state.clear()
         self.guard.rollbacks += 1
+
+    def _both(self) -> dict[str, nn.Parameter]:
+        own = {f"{STUDENT} {name}": p for name, p in self.parameters.items()}
+        return own | {f"{FAKE_ROLE} {name}": p for name, p in self.fake_parameters.items()}
 
     def _parts(self) -> dict[str, checkpoint.Stateful]:
         found: dict[str, checkpoint.Stateful] = {

@@ -90,7 +90,8 @@ class Own:
 def paint(lesson: Lesson, step: int, purpose: int, *, gradients: bool) -> Own:
     """The student's pictures of fresh prompts and noise, seen from a node of its trajectory."""
     settings, student, draws = lesson.settings, lesson.student, lesson.draws
-    wishes = draws.wishes(lesson.prompts, lesson.sizes, settings.batch, step * settings.batch)
+    first = len(lesson.trajectories) + step * settings.batch  # none that the teacher painted
+    wishes = draws.wishes(lesson.prompts, lesson.sizes, settings.batch, first)
     nodes = [
         int(draws.rng(purpose, step, place).integers(student.steps))
         for place in range(settings.batch)

@@ -15,6 +15,8 @@ from torch import Tensor
 from danqing.adapters import formats, published
 from danqing.adapters.adapter import Sampling
 from danqing.adapters.fold import fold
+from danqing.adapters.safe import locate
+from danqing.adapters.store import digest as of_file
 from danqing.adapters.targets import check_fit, targets
 from danqing.errors import TrainingError
 from danqing.sampling.schedule import schedule
@@ -26,7 +28,7 @@ from danqing.training.distill.nodes import best_nodes
 from danqing.training.distill.phases import Lesson
 from danqing.training.distill.prompts import read_prompts
 from danqing.training.distill.roles import STUDENT, Roles
-from danqing.training.distill.settings import DistillSettings, size_of, toml
+from danqing.training.distill.settings import DistillSettings, size_of, split_strength, toml
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish, travel
 from danqing.training.loop import Due, Saved
@@ -202,7 +204,8 @@ def prepared(
     lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings)
     held_out = [(wish, kept[len(learnt) + i][-1]) for i, wish in enumerate(apart)]
     base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
-    return Ready(lesson, teacher, held_out, base, identity)
+    found = {**identity, "the nodes": hashed(nodes)}
+    return Ready(lesson, teacher, held_out, base, found)
 
 
 def teacher_of(settings: DistillSettings, place: Place, size: tuple[int, int]) -> Teacher:
@@ -236,10 +239,15 @@ def sampled(step: int, ready: Ready, settings: DistillSettings, decode: Decode) 
         Wish(prompt, seed, size) for prompt in settings.prompts for seed in settings.sample_seeds
     ]
     rows, columns = (n // lesson.student.unit for n in (size[1], size[0]))
-    found = {f"{settings.steps} steps": lesson.student.pictures(wishes)}
-    if step == 0:
-        ways = travel(lesson.student.roles, wishes, lesson.student.texts, ready.teacher)
-        found = {f"teacher, {settings.teacher_steps} steps": [w[-1] for w in ways], **found}
+    student, few = lesson.student, f"{settings.steps} steps"
+    found: dict[str, list[Tensor]] = {few: []}
+    for start in range(0, len(wishes), settings.batch):
+        own = wishes[start : start + settings.batch]
+        found[few] += student.pictures(own)
+        if step == 0:
+            ways = travel(student.roles, own, student.texts, ready.teacher)
+            many = found.setdefault(f"teacher, {settings.teacher_steps} steps", [])
+            many += [way[-1] for way in ways]
     return Sampled(
         step, {way: [decode(state, rows, columns) for state in own] for way, own in found.items()}
     )
@@ -265,15 +273,6 @@ def check_teacher(settings: DistillSettings, place: Place) -> None:
             )
 
 
-def split_strength(text: str) -> tuple[str, float]:
-    """``FILE`` or ``FILE:STRENGTH``."""
-    name, colon, strength = text.rpartition(":")
-    try:
-        return (name, float(strength)) if colon else (text, 1.0)
-    except ValueError:
-        return text, 1.0
-
-
 def identity_of(settings: DistillSettings, place: Place, prompts: Sequence[str]) -> dict[str, str]:
     """What a resumed distillation must find again, whatever it is called."""
     pairs = [split_strength(adapter) for adapter in settings.adapters]
@@ -288,9 +287,7 @@ def identity_of(settings: DistillSettings, place: Place, prompts: Sequence[str])
 
 
 def digest(path: Path) -> str:
-    from danqing.adapters.store import digest as of_file
-
-    return of_file(path)
+    return of_file(locate(path))
 
 
 def hashed(value: object) -> str:
@@ -306,9 +303,8 @@ def write(distillation: Distillation, ready: Ready, settings: DistillSettings) -
     nodes = tuple(lesson.student.nodes)
     with distillation.average.shown():
         adapter = lesson.student.roles.adapter(STUDENT)
-    sampling = Sampling(settings.steps, nodes, 1.0)
-    path = Path(settings.out)
-    results.write_adapter(
-        replace(adapter, sampling=sampling), path, settings, ready.base, distillation.step
-    )
+    noted = replace(adapter, sampling=Sampling(settings.steps, nodes, 1.0))
+    path, guard = Path(settings.out), distillation.guard
+    step = guard.step if guard.tired else distillation.step
+    results.write_adapter(noted, path, settings, ready.base, step)
     return path

@@ -1,6 +1,7 @@
 """Everything that a distillation can be told, from a TOML file or from flags."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,11 +18,14 @@ from danqing.types import BLANK
 
 # Settings that a resumed run may change: they do not touch what is learnt.
 FREE = frozenset(
-    ("out", "save_dtype", "naming", "device", "threads", "minutes", "save_every", "evaluate_every",
+    ("out", "save_dtype", "naming", "device", "threads", "minutes", "save_every",
      "sample_every", "prompts", "sample_seeds", "cache", "keep_all")
 )  # fmt: skip
 # Compared by what they hold, wherever that lies.
 NAMED = frozenset(("prompts_file", "model", "adapters", "start", "dtype"))
+
+
+MAX_STRENGTH = 100  # as of a picture's adapters
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,13 @@ class DistillSettings:
         return ()
 
     @property
+    def before_matching(self) -> int:
+        """Steps until matching begins; the fake score is for nothing else."""
+        return self.imitation + (self.fake_start if self.matching else 0)
+
+    @property
     def total(self) -> int:
-        return self.imitation + self.fake_start + self.matching
+        return self.before_matching + self.matching
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -169,7 +178,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "held_out": (1, 10**5), "imitation": (0, 10**7), "matching": (0, 10**7),
     "rate": (1e-12, 10), "matching_rate": (1e-12, 10), "fake_rate": (1e-12, 10),
     "correction": (0, 1), "fake_start": (0, 10**7), "fake_steps": (1, 100), "anchor": (0, 100),
-    "tau_low": (1e-3, 0.999), "tau_high": (1e-3, 0.999), "batch": (1, 4096),
+    "tau_low": (1e-3, 0.4), "tau_high": (1e-3, 0.999), "batch": (1, 4096),
     "warm_up": (0, 10**7), "weight_decay": (0, 1), "clip": (0, 1e9), "ema": (0, 0.99999),
     "limit": (1e-3, 1e3), "save_every": (0, 10**7), "evaluate_every": (0, 10**7),
     "sample_every": (0, 10**7), "seed": (0, 2**63 - 1), "minutes": (0, 1e9),
@@ -194,6 +203,10 @@ def check(settings: DistillSettings) -> DistillSettings:
     for name in ("targets", "sample_seeds"):
         if not getattr(settings, name):
             raise TrainingError(f"{name} is empty; leave it out for the usual ones")
+    if not all(0 <= seed < 2**63 for seed in settings.sample_seeds):
+        raise TrainingError(f"sample_seeds {list(settings.sample_seeds)} must be from 0")
+    for adapter in settings.adapters:
+        split_strength(adapter)
     for name in ("save_dtype", "dtype"):
         check_dtype(name, getattr(settings, name))
     return settings
@@ -217,6 +230,23 @@ def check_levels(settings: DistillSettings) -> None:
         raise TrainingError(
             f"tau_low {settings.tau_low} must be below tau_high {settings.tau_high}"
         )
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:STRENGTH``; a colon in the name of a file that is there is no sign."""
+    name, colon, strength = text.rpartition(":")
+    if not colon or os.path.exists(os.path.expanduser(text)):
+        return text, 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        return text, 1.0
+    if not name or not abs(value) <= MAX_STRENGTH:
+        raise TrainingError(
+            f"adapter {text!r} must be FILE or FILE:STRENGTH, a number from -{MAX_STRENGTH} to "
+            f"{MAX_STRENGTH}"
+        )
+    return name, value
 
 
 def size_of(text: str) -> tuple[int, int]:

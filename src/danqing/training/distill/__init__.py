@@ -1,0 +1,1 @@
+"""Distillation: a slow, guided teacher becomes a few-step adapter."""
