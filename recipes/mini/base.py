@@ -2,8 +2,11 @@
 
 Pictures are composed and encoded as they are needed, each with one caption; a share of the
 captions is replaced by the usual negative prompt, a blank, so that guidance has something to steer
-away from. A step is one pack: pictures of one size, captions of all lengths end to end. The first
-steps show small pictures only: words are learned from them in a fraction of the time.
+away from. A step is one pack: pictures of one size, captions of all lengths end to end.
+
+What is hard comes last. The first steps show small pictures only: words are learned from them in a
+fraction of the time. The very first show single things in the middle, and mostly noise: there the
+caption alone says what to paint.
 """
 
 import json
@@ -42,6 +45,7 @@ from recipes.mini.loop import (
     train,
 )
 from recipes.mini.optimisers import Optimisers
+from recipes.mini.plan import ALONE, KINDS
 from recipes.mini.stream import Stream, batches
 from recipes.mini.text import build_encoder, features, initialise, load_encoder
 from recipes.mini.vae import to_bytes, to_float
@@ -97,7 +101,8 @@ class Batches(Dataset[Batch]):
         size = self.size(rng, step)
         views, most = self.stage.views, self.stage.batch // self.stage.views
         count = max(1, most * SIDE * SIDE // (size[0] * size[1]))
-        pictures = [self.stream.picture(step * most + i, size) for i in range(count)]
+        kinds = ALONE if self.stage.share(step) < self.stage.alone else KINDS
+        pictures = [self.stream.picture(step * most + i, size, kinds) for i in range(count)]
         images = torch.from_numpy(np.stack([p.image for p in pictures]))
         owners = [i for i in range(count) for _ in range(views)]
         tokens = [self.tokenizer.encode(self.caption(rng, pictures[i].facts)) for i in owners]
@@ -106,8 +111,8 @@ class Batches(Dataset[Batch]):
 
     def size(self, rng: random.Random, step: int) -> Size:
         """Only small pictures at first, then every size in turn of chance."""
-        steps = self.stage.pictures // self.stage.batch
-        return (SIDE, SIDE) if step < self.stage.small * steps else rng.choice(self.sizes)
+        early = self.stage.share(step) < self.stage.small
+        return (SIDE, SIDE) if early else rng.choice(self.sizes)
 
     def caption(self, rng: random.Random, facts: Facts) -> str:
         return BLANK if rng.random() < self.stage.dropout else draw_caption(rng, facts)
@@ -153,7 +158,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         images, owners, tokens = next(source)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         latent = encode(vae, images.to(device, non_blocking=True), noise)[owners]
-        loss = flow_loss(networks, latent, tokens, noise, stage.shift, tokenizer.prefix)
+        loss = flow_loss(networks, latent, tokens, noise, stage.shift_at(step), tokenizer.prefix)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()

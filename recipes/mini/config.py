@@ -105,7 +105,8 @@ class BaseStage:
 
     ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``views``:
     how often each picture stands in it, with other captions and noise. ``small``: the first share
-    of the steps, with small ones only. ``shift`` moves the sigmas to the noise.
+    of the steps, with small ones only; ``alone``: with single things in the middle only. ``shift``
+    moves the sigmas to the noise; it goes from ``first_shift`` there while pictures are small.
     """
 
     width: int
@@ -121,15 +122,26 @@ class BaseStage:
     batch: int
     views: int
     small: float
+    alone: float
     muon_rate: float
     adam_rate: float
     warm_up: int
     decay: float
     ema: float
     dropout: float
+    first_shift: float
     shift: float
     seed: int
     sheet_prompts: tuple[str, ...]
+
+    def share(self, step: int) -> float:
+        """Of the whole training that is behind it."""
+        return step * self.batch / self.pictures
+
+    def shift_at(self, step: int) -> float:
+        """Level factors from one shift to the other."""
+        way = min(1.0, self.share(step) / self.small) if self.small else 1.0
+        return self.first_shift ** (1 - way) * self.shift**way
 
 
 @dataclass(frozen=True)

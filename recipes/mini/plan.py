@@ -6,6 +6,7 @@ A thing is never put on a colour that hides it, and only dyed where a dye makes 
 import random
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -29,7 +30,9 @@ from recipes.mini.facts import (
 from recipes.mini.scenes import SCENES
 from recipes.mini.styles import STYLES
 
-KINDS = {"alone": 8, "count": 3, "place": 2, "size": 1.5, "pair": 4}
+Kinds = Mapping[str, float]
+KINDS: Kinds = {"alone": 8, "count": 3, "place": 2, "size": 1.5, "pair": 4}
+ALONE: Kinds = {"alone": 1}
 COMMON_WEIGHT = 3  # how much more often a common thing is drawn than one of the others
 COLOURED, FADED, SCENIC = 0.4, 0.1, 0.15  # shares of grounds; the rest is white
 DYED = 0.15
@@ -69,17 +72,18 @@ class Plan:
     def totals(self) -> list[float]:
         return list(np.cumsum(self.weights))
 
-    def draw(self, rng: random.Random) -> Facts:
+    def draw(self, rng: random.Random, kinds: Kinds = KINDS) -> Facts:
+        """``kinds``: of arrangements, and how often each."""
         while True:
-            facts = self.propose(rng)
+            facts = self.propose(rng, kinds)
             if facts and held_out(facts, self.percent, self.kept) == self.held:
                 return facts
 
-    def propose(self, rng: random.Random) -> Facts | None:
+    def propose(self, rng: random.Random, kinds: Kinds) -> Facts | None:
         """One draw; None where chance asked for what cannot be seen."""
         concept = self.pick(rng)
         style = rng.choice(self.styles[concept.hex])
-        facts = self.arrange(rng, Facts(concept, style))
+        facts = self.arrange(rng, Facts(concept, style), kinds)
         if facts and rng.random() < DYED:
             facts = self.dye(rng, facts)
         return facts and self.put_before(rng, facts)
@@ -87,8 +91,8 @@ class Plan:
     def pick(self, rng: random.Random) -> Concept:
         return rng.choices(self.concepts, cum_weights=self.totals)[0]
 
-    def arrange(self, rng: random.Random, facts: Facts) -> Facts | None:
-        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    def arrange(self, rng: random.Random, facts: Facts, kinds: Kinds) -> Facts | None:
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind == "count":
             return replace(facts, count=rng.randint(2, MOST))
         if kind == "place":

@@ -15,7 +15,7 @@ from recipes.mini.art import Bank
 from recipes.mini.compose import Size, compose
 from recipes.mini.config import DataConfig
 from recipes.mini.facts import Facts
-from recipes.mini.plan import Plan
+from recipes.mini.plan import KINDS, Kinds, Plan
 
 T = TypeVar("T")
 
@@ -37,10 +37,10 @@ class Stream:
         self.plan = Plan(self.bank, data.holdout_percent, held=split == "held", things=data.things)
         self.key = f"{data.seed}|{split}"
 
-    def picture(self, number: int, size: Size) -> Picture:
+    def picture(self, number: int, size: Size, kinds: Kinds = KINDS) -> Picture:
         """``size``: width, height; the same facts at every size."""
         rng = random.Random(f"{self.key}|{number}")
-        facts = self.plan.draw(rng)
+        facts = self.plan.draw(rng, kinds)
         return Picture(facts, compose(facts, self.bank, rng, size))
 
     def facts(self, number: int) -> Facts:

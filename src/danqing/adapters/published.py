@@ -12,6 +12,7 @@ from pathlib import Path
 
 from danqing.adapters.adapter import Sampling
 from danqing.errors import AdapterError
+from danqing.weights.fingerprint import ADAPTERS
 
 LIGHTNING = {
     4: Sampling(4, (1.0, 0.9, 0.75, 0.5, 0.0), 1.0),
@@ -51,12 +52,17 @@ def known_sampling(path: Path) -> Sampling | None:
     return LIGHTNING[int(match[2])] if match else None
 
 
-def find(name: str, also: Sequence[str] = ()) -> Path:
-    """A file, a folder, or one that was fetched from the hub; ``also`` are names for the error.
+def find(name: str, also: Sequence[str] = (), model: Path | None = None) -> Path:
+    """One of the model folder's own, a file, a folder, or one that was fetched from the hub;
+    ``also`` are names for the error.
 
     Raises:
         AdapterError: it is nowhere.
     """
+    if model and "/" not in name:
+        own = model / ADAPTERS / f"{name}.safetensors"
+        if os.path.isfile(own):  # false for a name that is too long
+            return own
     path = Path(os.path.expanduser(name))  # leaves an unknown user's ~ as it is
     if os.path.exists(path):  # false for a name that is too long
         return path

@@ -99,12 +99,9 @@ class Store:
 
     def find(self, name: str) -> Path:
         """The file: one that was added, the model's own, a path, or one fetched from the hub."""
-        own = self._folder / ADAPTERS / f"{name}.safetensors"
         if name in self._named:
             return self._named[name]
-        if "/" not in name and os.path.isfile(own):  # false for a name that is too long
-            return own
-        return published.find(name, also=self.names)
+        return published.find(name, self.names, self._folder)
 
     def mix(self, strengths: Mapping[str, float]) -> Mix:
         """The adapters of one picture, in an order that does not depend on the request's."""

@@ -6,12 +6,12 @@ C library, which on a CPU would keep as much again.
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from danqing.errors import TrainingError
 from danqing.models.linear import Linear, linear
@@ -20,6 +20,7 @@ from danqing.training.trainable import Trained
 
 QUANTISED = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 LARGEST = {"int8": 127.0, "float8": 448.0}
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 M_MMAP_THRESHOLD, APART = -3, 256 * 1024  # glibc's number of the option, and bytes
 
 
@@ -27,11 +28,15 @@ M_MMAP_THRESHOLD, APART = -3, 256 * 1024  # glibc's number of the option, and by
 
 
 class Checkpointed(nn.Module):
-    """A block whose activations are dropped, and computed again for its gradient."""
+    """A block whose activations are dropped, and computed again for its gradient.
 
-    def __init__(self, block: Block) -> None:
+    ``again`` gives the contexts that a block is computed in, the first time and the second.
+    """
+
+    def __init__(self, block: Block, again: Contexts) -> None:
         super().__init__()
         self.block = block
+        self._again = again
 
     def __getattr__(self, name: str) -> Any:
         if name in ("img", "txt"):  # the table's weights are reached through the block
@@ -39,16 +44,19 @@ class Checkpointed(nn.Module):
         return super().__getattr__(name)
 
     def forward(self, *inputs: Any) -> Any:
-        return checkpoint(self.block, *inputs, use_reentrant=False)
+        return self._checkpoint(self.block, *inputs)
 
     def finish(self, *inputs: Any) -> Any:
-        return checkpoint(self.block.finish, *inputs, use_reentrant=False)
+        return self._checkpoint(self.block.finish, *inputs)
+
+    def _checkpoint(self, work: Callable[..., Any], *inputs: Any) -> Any:
+        return checkpoint(work, *inputs, use_reentrant=False, context_fn=self._again)
 
 
-def checkpoint_blocks(network: Transformer) -> None:
+def checkpoint_blocks(network: Transformer, again: Contexts = noop_context_fn) -> None:
     blocks = cast(nn.ModuleList, network.blocks)
     for i, block in enumerate(network.blocks):
-        blocks[i] = Checkpointed(block)
+        blocks[i] = Checkpointed(block, again)
 
 
 def plain_blocks(network: Transformer) -> None:

@@ -11,7 +11,7 @@ reach the matrices.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import cast
@@ -195,14 +195,27 @@ class Trainables:
     def ride(self, layout: Layout, roles: Sequence[str | None]) -> Iterator[None]:
         """While it lasts, each segment of the layout goes with its role."""
         table = roles[0] if len(set(roles)) == 1 else None
-        before = self.riding.patches, self.riding.text, self.riding.table
-        self.riding.patches = runs(layout.patch_lengths, roles)
-        self.riding.text = runs(layout.text_lengths, roles)
-        self.riding.table = [(slice(None), table)]
+        with self._seated(
+            runs(layout.patch_lengths, roles),
+            runs(layout.text_lengths, roles),
+            [(slice(None), table)],
+        ):
+            yield
+
+    def again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For a block that is computed twice: the second time as in the ride of the first."""
+        riding = self.riding
+        return nullcontext(), self._seated(riding.patches, riding.text, riding.table)
+
+    @contextmanager
+    def _seated(self, patches: Runs, text: Runs, table: Runs) -> Iterator[None]:
+        riding = self.riding
+        before = riding.patches, riding.text, riding.table
+        riding.patches, riding.text, riding.table = patches, text, table
         try:
             yield
         finally:
-            self.riding.patches, self.riding.text, self.riding.table = before
+            riding.patches, riding.text, riding.table = before
 
     def remove(self) -> None:
         """Put the network's own layers back."""

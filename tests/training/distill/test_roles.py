@@ -6,6 +6,7 @@ import torch
 from danqing.adapters.adapter import Adapter, Update
 from danqing.errors import TrainingError
 from danqing.training.distill.roles import FAKE, STUDENT, TEACHER, Query
+from danqing.training.memory import checkpoint_blocks
 from tests import tiny
 from tests.training.distill import small
 
@@ -48,6 +49,29 @@ def test_the_teacher_is_the_base_to_the_bit(roles):
     plain = small.roles(small.SETTINGS)
     plain.trainables.remove()
     assert torch.equal(roles.ask(asked)[0], plain.ask(asked)[0])
+
+
+def test_blocks_computed_twice_give_the_same_gradients(roles):
+    """The second time is long after the pack was asked."""
+    asked = [query(STUDENT, 0), query(FAKE, 2), query(TEACHER, 1), query(STUDENT, 3)]
+
+    def gradients():
+        answers = roles.ask(asked)
+        roles.ask([query(TEACHER, 5)])
+        torch.cat(answers).square().mean().backward()
+        own = {**roles.parameters(STUDENT), **{f"fake {n}": p for n, p in fakes.items()}}
+        found = {name: p.grad for name, p in own.items() if p.grad is not None}
+        for p in own.values():
+            p.grad = None
+        return found
+
+    fakes = roles.parameters(FAKE)
+    plain = gradients()
+    checkpoint_blocks(roles.network, roles.trainables.again)
+    again = gradients()
+    assert any(g.abs().max() > 1e-4 for g in plain.values())
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-7, rtol=1e-5)
 
 
 def test_fresh_roles_are_the_teacher():

@@ -159,10 +159,10 @@ class Distillation:
         loss, matching, guiding = phases.match(lesson, own, step)
         loss.backward()
         found = {"matching": matching, "guiding": guiding, "fake": sum(fake) / len(fake)}
-        if settings.anchor:
-            anchor = phases.imitate(lesson, step)
+        if lesson.first_matched:
+            anchor = phases.anchor(lesson, step)
             (settings.anchor * anchor).backward()
-            found["imitation"] = float(anchor.detach())
+            found["first step"] = float(anchor.detach())
         place = step - settings.before_matching
         factor = rate_factor(place, settings.matching, settings.warm_up, "constant")
         return found, self._update(MATCHING, settings.matching_rate * factor)

@@ -34,6 +34,11 @@ class Lesson:
     settings: DistillSettings
 
     @property
+    def first_matched(self) -> int:
+        """The first node that matching moves; a single step has no other one."""
+        return 1 if self.settings.anchor and self.student.steps > 1 else 0
+
+    @property
     def draws(self) -> Draws:
         return Draws(self.settings.seed)
 
@@ -48,13 +53,28 @@ def imitate(lesson: Lesson, step: int) -> Tensor:
     teacher's next one: otherwise it never sees where its own errors take it (as in DAgger, Ross et
     al. 2011, arXiv 1011.0686).
     """
-    settings, student, draws = lesson.settings, lesson.student, lesson.draws
-    numbers = draws.numbers(IMITATE, step, settings.batch, len(lesson.learnt))
+    settings, draws = lesson.settings, lesson.draws
+    rngs = [draws.rng(IMITATE, step, place) for place in range(settings.batch)]
+    nodes = [int(rng.integers(lesson.student.steps)) for rng in rngs]
+    return follow(lesson, step, nodes, [rng.random() < settings.correction for rng in rngs])
+
+
+def anchor(lesson: Lesson, step: int) -> Tensor:
+    """The student's first step against the teacher's first segment, beside matching.
+
+    What a picture shows is decided there, differently for every noise. Matching would have all
+    noises show what is likeliest (DP-DMD, arXiv 2602.03139).
+    """
+    count = lesson.settings.batch
+    return follow(lesson, step, [0] * count, [False] * count)
+
+
+def follow(lesson: Lesson, step: int, nodes: Sequence[int], own: Sequence[bool]) -> Tensor:
+    """The loss at a node of each trajectory; from the student's ``own`` state or the teacher's."""
+    settings, student = lesson.settings, lesson.student
+    numbers = lesson.draws.numbers(IMITATE, step, settings.batch, len(lesson.learnt))
     ways = [lesson.trajectories[number] for number in numbers]
     wishes = [lesson.trajectories.wishes[number] for number in numbers]
-    rngs = [draws.rng(IMITATE, step, place) for place in range(settings.batch)]
-    nodes = [int(rng.integers(student.steps)) for rng in rngs]
-    own = [rng.random() < settings.correction for rng in rngs]
     astray = student.until(wishes, [node if o else 0 for node, o in zip(nodes, own, strict=True)])
     states = [
         mine if o else way[node]
@@ -88,12 +108,15 @@ class Own:
 
 
 def paint(lesson: Lesson, step: int, purpose: int, *, gradients: bool) -> Own:
-    """The student's pictures of fresh prompts and noise, seen from a node of its trajectory."""
+    """The student's pictures of fresh prompts and noise, seen from a node of its trajectory.
+
+    Not from the first one where that is anchored.
+    """
     settings, student, draws = lesson.settings, lesson.student, lesson.draws
     first = len(lesson.trajectories) + step * settings.batch  # none that the teacher painted
     wishes = draws.wishes(lesson.prompts, lesson.sizes, settings.batch, first)
     nodes = [
-        int(draws.rng(purpose, step, place).integers(student.steps))
+        int(draws.rng(purpose, step, place).integers(lesson.first_matched, student.steps))
         for place in range(settings.batch)
     ]
     states = student.until(wishes, nodes)

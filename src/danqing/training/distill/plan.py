@@ -156,7 +156,7 @@ def block_seconds(
     own = Shape(settings.rank)
     roles = Roles(network, settings.targets, own, own, seed=0)
     if settings.checkpointing:
-        checkpoint_blocks(network)
+        checkpoint_blocks(network, roles.trainables.again)
     rows, columns, tokens = shape
     count = max(1, min(settings.batch, AT_ONCE // (rows * columns)))
     state = torch.randn(rows * columns, config.in_channels)

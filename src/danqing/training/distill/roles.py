@@ -98,7 +98,7 @@ class Roles:
         return self.trainables.adapter(role)
 
     def start_from(self, adapter: Adapter) -> None:
-        """The student as this adapter, which must have been trained on the same layers and rank.
+        """The student as this adapter, which must be of the same kind, layers and rank.
 
         Raises:
             TrainingError: it was not.
@@ -112,6 +112,11 @@ class Roles:
             )
         for layer, pair in pairs.items():
             update = adapter.updates[layer]
+            if extra := sorted(set(update.parts) - {"down", "up"}):
+                raise TrainingError(
+                    f"the adapter to start from has a {extra[0]} at {layer}, and a student has "
+                    "none; give a plain LoRA"
+                )
             if update.kind != "lora" or update.parts["down"].shape != pair.down.shape:
                 raise TrainingError(
                     f"the adapter to start from has another kind or rank at {layer}: "

@@ -151,19 +151,20 @@ def cache_of(settings: DistillSettings, folder: Path) -> Path:
 def open_roles(settings: DistillSettings, place: Place) -> Roles:
     """The frozen network with the user's adapters folded in, and the two adapters in training."""
     network = prepare.load_transformer(place, settings.quantise)
+    known, own = targets(network), []
     for name, strength in map(split_strength, settings.adapters):
-        adapter = formats.read(published.find(name))
-        known = targets(network)
+        adapter = formats.read(find_adapter(name, place))
         check_fit(adapter, known, name, settings.model)
-        fold(network, adapter, strength, known)
+        own.append((adapter, strength))
+    fold(network, own, known)
     alpha = float(settings.rank if settings.alpha is None else settings.alpha)
     student = Shape(settings.rank, alpha)
     fake = Shape(settings.fake_rank, float(settings.fake_rank))
     roles = Roles(network, settings.targets, student, fake, settings.seed)
     if settings.start:
-        roles.start_from(formats.read(published.find(settings.start)))
+        roles.start_from(formats.read(find_adapter(settings.start, place)))
     if settings.checkpointing:
-        checkpoint_blocks(network)
+        checkpoint_blocks(network, roles.trainables.again)
     return roles
 
 
@@ -184,7 +185,7 @@ def prepared(
     wishes = draws.wishes(prompts, sizes, settings.trajectories + settings.held_out)
     learnt, apart = wishes[: settings.trajectories], wishes[settings.trajectories :]
     store = cache_of(settings, folder) / "trajectories"
-    nodes = settings.nodes
+    nodes = settings.nodes or start_nodes(settings, place)
     if nodes:
         teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
     else:
@@ -232,6 +233,19 @@ def with_nodes(sigmas: Sequence[float], nodes: Sequence[float]) -> tuple[float, 
     return tuple(found)
 
 
+def start_nodes(settings: DistillSettings, place: Place) -> tuple[float, ...]:
+    """Those that the adapter to start from was made for; none without such an adapter."""
+    if not settings.start:
+        return ()
+    made = formats.read(find_adapter(settings.start, place)).sampling
+    return made.sigmas[:-1] if made and made.sigmas else ()
+
+
+def find_adapter(name: str, place: Place) -> Path:
+    """A file, one of the model's own, or one that is published: as a pipeline finds them."""
+    return published.find(name, model=place.folder)
+
+
 def sampled(step: int, ready: Ready, settings: DistillSettings, decode: Decode) -> Sampled:
     """The student's pictures as it is now; at the beginning the teacher's, too."""
     lesson, size = ready.lesson, ready.lesson.sizes[0]
@@ -265,7 +279,7 @@ def check_teacher(settings: DistillSettings, place: Place) -> None:
             "few-step model already; give the model that it was made from, or --guidance"
         )
     for name, _ in map(split_strength, settings.adapters):
-        made = formats.read(published.find(name)).sampling
+        made = formats.read(find_adapter(name, place)).sampling
         if made is not None:
             raise TrainingError(
                 f"adapter {name} was made for {made}: a teacher with it is a few-step model "
@@ -276,9 +290,9 @@ def check_teacher(settings: DistillSettings, place: Place) -> None:
 def identity_of(settings: DistillSettings, place: Place, prompts: Sequence[str]) -> dict[str, str]:
     """What a resumed distillation must find again, whatever it is called."""
     pairs = [split_strength(adapter) for adapter in settings.adapters]
-    adapters = [[digest(published.find(name)), strength] for name, strength in pairs]
+    adapters = [[digest(find_adapter(name, place)), strength] for name, strength in pairs]
     dtype = str(place.dtype).removeprefix("torch.")
-    start = digest(published.find(settings.start)) if settings.start else None
+    start = digest(find_adapter(settings.start, place)) if settings.start else None
     return {
         "the prompts": hashed(list(prompts)),
         "the teacher": hashed([fingerprint(place.folder), adapters, dtype, settings.quantise]),

@@ -51,7 +51,8 @@ class DistillSettings:
         fake_start: steps in which only the fake score learns; ``fake_steps`` before each step of
             matching.
         matching: steps of distribution matching.
-        anchor: weight of imitation beside it.
+        anchor: weight of the first step's imitation beside it, which is not matched then and keeps
+            the pictures as different as the teacher's; 0 matches every step.
         tau_low, tau_high: noise levels at which distributions are compared.
         batch: pictures of a pack.
         rate, matching_rate, fake_rate: learning rates of the phases.

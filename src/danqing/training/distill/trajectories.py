@@ -110,6 +110,12 @@ class Trajectories:
         return self.folder / f"{shard:05d}-{digest[:16]}.safetensors"
 
     def _write(self, shard: int, states: Sequence[Tensor]) -> None:
+        if not all(bool(torch.isfinite(s.to(KEPT)).all()) for s in states):
+            raise TrainingError(
+                f"the teacher's states of trajectories {shard * SHARD} to "
+                f"{shard * SHARD + len(states) - 1} are not finite; give --dtype float32, or a "
+                "lower --guidance or adapter strength"
+            )
         tensors = {f"{i:02d}": s.to(KEPT).contiguous() for i, s in enumerate(states)}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._path(shard), serialise(tensors, {}))
