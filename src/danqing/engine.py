@@ -142,8 +142,7 @@ class Pipeline:
 
     def made_for(self, request: Request) -> Sampling | None:
         """The sampling that the request's adapters were made for, if one of them was."""
-        checks.check_request(request)
-        made = self.adapters.samplings(request.adapters)
+        made = self.adapters.samplings(self._with_own(request).adapters)
         wanted = set(made.values())
         if len(wanted) > 1 and request.steps is None and request.sigmas is None:
             each = ", ".join(f"{name} for {sampling}" for name, sampling in sorted(made.items()))

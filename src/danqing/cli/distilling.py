@@ -128,10 +128,13 @@ def told(event: Told) -> Iterable[str]:
         case Resumed(step=step):
             yield f"goes on at step {step}"
         case Evaluated(step=step, figures=found, back=back):
-            text = f"step {step}: cosine {found.cosine:.3f} to the teacher's latents"
-            yield f"{text}, squared distance {found.error:.4f}, drift {found.drift:.2g}"
+            yield (
+                f"step {step}: cosine {found.cosine:.3f} to the teacher's latents, squared "
+                f"distance {found.error:.4f}, drift {found.drift:.2g}, loss of the fake score "
+                f"{found.fake:.3f} of the teacher's"
+            )
             if back is not None:
-                yield f"step {step}: the student drifted; back to step {back}, at half the rate"
+                yield f"step {step}: that is astray; back to step {back}, at half the rate"
         case Saved(step=step):
             yield f"step {step}: saved"
 

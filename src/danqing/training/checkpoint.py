@@ -130,6 +130,25 @@ def resume(
     state = load(folder)
     if state is None:
         return 0
+    refuse_others(folder, state, settings, free)
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    path = folder / STATE
+    if path.exists() and not is_whole(path.read_bytes()):
+        path.unlink()  # or the next save would put it in the good one's place
+    return int(state["step"])
+
+
+def check(folder: Path, settings: Mapping[str, Any], free: frozenset[str]) -> None:
+    """What ``resume`` would refuse, refused before anything slow is done."""
+    state = load(folder)
+    if state is not None:
+        refuse_others(folder, state, settings, free)
+
+
+def refuse_others(
+    folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any], free: frozenset[str]
+) -> None:
     then = json.loads(state["settings"])
     names = sorted((set(then) | set(settings)) - free)
     changed = [
@@ -142,12 +161,6 @@ def resume(
             f"{folder} holds a training with other settings ({'; '.join(changed[:5])}); "
             "go on with the same ones, or name another --out"
         )
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    path = folder / STATE
-    if path.exists() and not is_whole(path.read_bytes()):
-        path.unlink()  # or the next save would put it in the good one's place
-    return int(state["step"])
 
 
 def is_whole(content: bytes) -> bool:

@@ -1,6 +1,7 @@
 """The phases in their order, exact resumption, and the way back from a drift."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from danqing.errors import TrainingError
 from danqing.training.distill import loop, phases
 from danqing.training.distill.guards import Figures
-from danqing.training.distill.loop import FAKE_START, IMITATION, MATCHING, TIRED, Evaluated
+from danqing.training.distill.loop import FAKE_START, IMITATION, MATCHING, TIRED, Clock, Evaluated
 from danqing.training.loop import DONE, TIME
 from tests.training.distill import small
 
@@ -91,7 +92,7 @@ def test_a_student_that_drifts_goes_back_at_half_the_rate(tmp_path, monkeypatch)
 
     def measured(*args):
         figures = real(*args)
-        return Figures(figures.error, figures.cosine, drifts.get(found.step, 0.0))
+        return replace(figures, drift=drifts.get(found.step, 0.0), fake=1.0)
 
     monkeypatch.setattr(loop, "measure", measured)
     events, kept = [], {}
@@ -113,7 +114,7 @@ def test_after_three_ways_back_it_ends_and_says_why(tmp_path, monkeypatch):
     found = small.distillation(tmp_path, small.settings(evaluate_every=1, matching=50))
     begun = found.settings.before_matching
     monkeypatch.setattr(
-        loop, "measure", lambda *_: Figures(1.0, 0.5, 1.0 if found.step <= begun else 1e9)
+        loop, "measure", lambda *_: Figures(1.0, 0.5, 1.0 if found.step <= begun else 1e9, 1.0)
     )
     list(found.run())
     assert found.ended == TIRED
@@ -134,7 +135,8 @@ def test_a_gradient_that_is_no_number_stops_before_it_spoils_anything(tmp_path, 
 
 
 def test_minutes_end_a_run(tmp_path):
-    found = small.distillation(tmp_path, small.settings(minutes=1e-6))
+    found = small.distillation(tmp_path, small.SETTINGS)
+    found.clock = Clock(1e-9)
     list(found.run())
     assert found.ended == TIME
     assert found.step == 1
@@ -143,7 +145,7 @@ def test_minutes_end_a_run(tmp_path):
 def test_a_student_that_comes_nearer_is_let_on_however_far_off_it_is(tmp_path, monkeypatch):
     found = small.distillation(tmp_path, small.settings(evaluate_every=1, imitation=0, limit=0.5))
     drifts = iter([9.0, 9.0, 9.0, 8.0, 7.0, 6.0, 6.5, 5.0])
-    monkeypatch.setattr(loop, "measure", lambda *_: Figures(1.0, 0.5, next(drifts, 5.0)))
+    monkeypatch.setattr(loop, "measure", lambda *_: Figures(1.0, 0.5, next(drifts, 5.0), 1.0))
     back = [e.step for e in found.run() if isinstance(e, Evaluated) and e.back is not None]
     assert back == [6]
     assert found.guard.rollbacks == 1

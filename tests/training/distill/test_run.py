@@ -23,7 +23,9 @@ from danqing.training.distill.settings import (
 )
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Texts, Trajectories, Wish, travel
+from danqing.training.loop import TIME
 from danqing.training.prepare import place_of
+from danqing.training.run import Finished
 from tests.training.distill import small
 
 CPU = torch.device("cpu")
@@ -107,6 +109,77 @@ def test_an_own_adapter_is_on_in_teacher_and_student(settings, tiny_pipe, tmp_pa
     torch.testing.assert_close(way[-1], latents.pack(made), atol=1e-3, rtol=1e-3)
 
 
+def test_a_run_begins_with_the_noise_levels_of_the_adapter_that_it_starts_from(settings, tmp_path):
+    first = replace(settings, nodes=(1.0, 0.625))
+    list(run.distill(first, CPU))
+    again = replace(settings, out=str(tmp_path / "again.safetensors"), start=first.out)
+    nodes = next(e.nodes for e in run.distill(again, CPU) if isinstance(e, Noded))
+    assert nodes == (1.0, 0.625)
+    three = replace(again, out=str(tmp_path / "three.safetensors"), steps=3)
+    with pytest.raises(TrainingError, match=r"was made for 2 steps at 1, 0\.625, guidance 1, and"):
+        list(run.distill(three, CPU))
+
+
+def test_adapters_of_the_models_own_are_found_by_name(settings, tiny_copy):
+    own = replace(settings, model=str(tiny_copy), nodes=(1.0, 0.5))
+    list(run.distill(own, CPU))
+    (tiny_copy / "adapters").mkdir()
+    Path(own.out).rename(tiny_copy / "adapters" / "quick.safetensors")
+    with pytest.raises(TrainingError, match="adapter quick was made for 2 steps"):
+        list(run.distill(replace(settings, model=str(tiny_copy), adapters=("quick",)), CPU))
+    place = place_of(own, CPU)
+    assert run.start_nodes(replace(settings, start="quick"), place) == (1.0, 0.5)
+
+
+def test_time_that_is_over_ends_the_travelling_too(settings):
+    own = replace(settings, minutes=1e-9, trajectories=40)
+    events = list(run.distill(own, CPU))
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].paths, events[-1].step) == (TIME, (), 0)
+    assert not Path(own.out).exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(settings, monkeypatch):
+    monkeypatch.setattr("danqing.training.distill.plan.free_memory", lambda _: 1000)
+    with pytest.raises(
+        TrainingError, match=r"takes 50 MiB, 0 MiB are free; give a smaller --batch"
+    ):
+        list(run.distill(settings, CPU))
+    assert not Path(settings.out).with_suffix(".run").exists()
+
+
+def test_other_settings_are_refused_before_the_teacher_moves(settings, monkeypatch):
+    list(run.distill(settings, CPU))
+    monkeypatch.setattr(run, "open_roles", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(TrainingError, match=r"rate was 0\.01 and is 0\.02"):
+        list(run.distill(replace(settings, rate=0.02), CPU))
+
+
+def test_states_that_are_all_kept_are_cut_for_other_nodes(
+    settings, tiny_pipe, tmp_path, monkeypatch
+):
+    roles, texts = opened(settings, tiny_pipe)
+    teacher = run.teacher_of(settings, place_of(settings, CPU), (64, 64))
+    wishes = [Wish(PROMPTS[n % 3], n, (64, 64)) for n in range(3)]
+    every = Trajectories(tmp_path / "ways", wishes, teacher, "a")
+    list(every.make(roles, texts, 5))
+    monkeypatch.setattr("danqing.training.distill.trajectories.travel", None)
+    some = Trajectories(tmp_path / "ways", wishes, teacher, "a", [0, 2, 6])
+    list(some.make(roles, texts, 5))
+    assert torch.equal(some[1], every[1][[0, 2, 6]])
+
+
+def test_states_that_are_not_finite_are_not_kept(settings, tiny_pipe, tmp_path, monkeypatch):
+    roles, texts = opened(settings, tiny_pipe)
+    teacher = run.teacher_of(settings, place_of(settings, CPU), (64, 64))
+    endless = [torch.full((7, 16, 64), 1e6)]  # more than float16 holds
+    monkeypatch.setattr("danqing.training.distill.trajectories.travel", lambda *_: endless)
+    kept = Trajectories(tmp_path / "ways", [Wish("雪", 0, (64, 64))], teacher, "a")
+    with pytest.raises(TrainingError, match="trajectories 0 to 0 are not finite"):
+        list(kept.make(roles, texts, 1))
+    assert not (tmp_path / "ways").exists()
+
+
 def test_shards_that_are_there_are_not_made_again(settings, tiny_pipe, tmp_path, monkeypatch):
     roles, texts = opened(settings, tiny_pipe)
     teacher = run.teacher_of(settings, place_of(settings, CPU), (64, 64))
@@ -129,7 +202,7 @@ def test_shards_that_are_there_are_not_made_again(settings, tiny_pipe, tmp_path,
     other = Trajectories(tmp_path / "ways", wishes, teacher, "another model", [0, 6])
     list(other.make(roles, texts, 9))
     assert sum(travelled) == 20
-    path = kept._path(1)
+    path = kept._path(1, [0, 6])
     path.write_bytes(path.read_bytes()[:-50])
     fresh = Trajectories(tmp_path / "ways", wishes, teacher, "a", [0, 6])
     with pytest.raises(TrainingError, match="is damaged"):

@@ -26,7 +26,7 @@ from danqing.training.loop import ASKED, DONE, TIME, Due, Saved, Weights, asked_
 from danqing.training.optimise import Average, make_optimiser, rate_factor
 
 IMITATION, FAKE_START, MATCHING = "imitation", "fake score", "matching"
-TIRED = "the student drifted too often; the last sound weights are kept"
+TIRED = "it went astray too often; the last sound weights are kept"
 BETAS = {IMITATION: (0.9, 0.999), MATCHING: (0.0, 0.99)}
 
 
@@ -43,7 +43,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """``back``: the step whose weights were put back, if the student had drifted."""
+    """``back``: the step whose weights were put back, if the guard asked for it."""
 
     step: int
     figures: Figures
@@ -51,6 +51,17 @@ class Evaluated:
 
 
 Event = Stepped | Evaluated | Due | Saved
+
+
+class Clock:
+    """The minutes that a run may take, from now on; without end by default."""
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self._end = math.inf if not minutes else time.monotonic() + 60 * minutes
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self._end
 
 
 class Distillation:
@@ -61,6 +72,7 @@ class Distillation:
         held_out: wishes to measure on, with the teacher's final states.
         folder: for the state.
         identity: what else must be the same when it is resumed, by name.
+        clock: when it has to stop; it makes one step at least.
     """
 
     def __init__(
@@ -69,8 +81,9 @@ class Distillation:
         held_out: Sequence[tuple[Wish, Tensor]],
         folder: Path,
         identity: Mapping[str, str],
+        clock: Clock | None = None,
     ) -> None:
-        settings = lesson.settings
+        settings, self.clock = lesson.settings, clock or Clock()
         self.lesson, self.settings, self.folder = lesson, settings, folder
         self.wishes = [wish for wish, _ in held_out]
         self.teacher = [state for _, state in held_out]
@@ -92,7 +105,7 @@ class Distillation:
     # ---- the whole ----------------------------------------------------------------------------
 
     def run(self) -> Iterator[Event]:
-        settings, started, saved = self.settings, time.monotonic(), self.step
+        settings, saved = self.settings, self.step
         with asked_to_stop() as stop:
             if self.step == 0:
                 yield from self._watch()
@@ -102,7 +115,7 @@ class Distillation:
                 if due(self.step, settings.save_every):
                     saved = self.save()
                     yield Saved(saved)
-                if settings.minutes and time.monotonic() - started > 60 * settings.minutes:
+                if self.clock.over:
                     break
             if saved < self.step:
                 yield Saved(self.save())

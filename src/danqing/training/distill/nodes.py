@@ -5,7 +5,7 @@ error of a single Euler step with the teacher's own velocity; dynamic programmin
 for which these errors are least in all, from a few stored trajectories.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ Costs = NDArray[np.float64]  # [N, N]: of the segment from node i to node j
 
 
 def best_nodes(
-    trajectories: Sequence[Sequence[Tensor]], sigmas: Sequence[float], steps: int
+    trajectories: Iterable[Sequence[Tensor]], sigmas: Sequence[float], steps: int
 ) -> list[float]:
     """The ``steps`` nodes and the closing 0, all of them among ``sigmas``.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from danqing.errors import TrainingError
 from danqing.models.transformer import Transformer, TransformerConfig
 from danqing.training import prepare
 from danqing.training.distill.roles import STUDENT, TEACHER, Query, Roles
@@ -23,6 +24,7 @@ from danqing.training.settings import Settings
 from danqing.training.simulate import forward_bytes
 from danqing.training.trainable import Shape
 from danqing.weights import model
+from danqing.weights.plan import free_memory, gigabytes
 
 REPEATS = 3
 AT_ONCE = 4096  # patches
@@ -68,12 +70,56 @@ class Outlook:
         return sum(self.cost.hours(phase) for phase in self.phases)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by phase; ``weights`` of them are the base's. ``trained``: numbers of the student."""
+
+    phases: dict[str, int]
+    weights: int
+    trained: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+
 def outlook(settings: DistillSettings, device: torch.device) -> Outlook:
     place = prepare.place_of(settings, device)
-    config = prepare.transformer_config(place)
+    counts, found = evaluations(settings), memory_of(settings, place)
+    phases = [Phase(name, *counts[name], own) for name, own in found.phases.items()]
+    rows, columns, tokens = shape = pictured(settings, place)
+    unit = prepare.unit(place)
+    return Outlook(
+        phases=phases,
+        cost=measured(prepare.transformer_config(place), settings, place, shape),
+        weights=found.weights,
+        trained=found.trained,
+        pack=f"{settings.batch} x {columns * unit}x{rows * unit} with {tokens} tokens of text",
+    )
+
+
+def check_fits(settings: DistillSettings, place: Place) -> int:
+    """The peak in bytes; TrainingError if it is more than is free."""
+    peak, free = memory_of(settings, place).peak, free_memory(place.device)
+    if free is not None and peak > free:
+        raise TrainingError(
+            f"the distillation takes {gigabytes(peak)}, {gigabytes(free)} are free; give a smaller "
+            "--batch or --size, --checkpointing, or --quantise int8"
+        )
+    return peak
+
+
+def pictured(settings: DistillSettings, place: Place) -> tuple[int, int, int]:
+    """Rows and columns of patches of the first size, and tokens of a usual prompt."""
     defaults, unit = model.read_defaults(place.folder), prepare.unit(place)
     width, height = size_of(settings.sizes[0]) if settings.sizes else defaults.size
-    shape = (height // unit, width // unit, prepare.USUAL_TEXT)
+    return height // unit, width // unit, prepare.USUAL_TEXT
+
+
+def memory_of(settings: DistillSettings, place: Place) -> Memory:
+    """Of each phase that there is, simulated."""
+    config = prepare.transformer_config(place)
+    shape = pictured(settings, place)
     student, fake = (as_training(settings, place, r) for r in (settings.rank, settings.fake_rank))
     own = Run(config, student, [shape] * settings.batch, None)
     other = Run(config, fake, [shape] * settings.batch, None)
@@ -82,21 +128,14 @@ def outlook(settings: DistillSettings, device: torch.device) -> Outlook:
     held = own.weights + LIBRARIES + (4 + 4 + 4) * own.trained + 4 * other.trained
     both = held + 2 * ADAM * own.trained + ADAM * other.trained
     counts = evaluations(settings)
-    memory = {
+    phases = {
         "trajectories": held + added(guided),
         "imitation": held + ADAM * own.trained + added(own.working),
         "fake score": both + added(other.working),
         # The student's activations wait while the fake score learns from its pictures.
         "matching": both + added(own.working + max(other.working, asked)),
     }
-    phases = [Phase(name, *counts[name], memory[name]) for name in memory if any(counts[name])]
-    return Outlook(
-        phases=phases,
-        cost=measured(config, settings, place, shape),
-        weights=own.weights,
-        trained=own.trained,
-        pack=f"{settings.batch} x {width}x{height} with {shape[2]} tokens of text",
-    )
+    return Memory({n: b for n, b in phases.items() if any(counts[n])}, own.weights, own.trained)
 
 
 def as_training(settings: DistillSettings, place: Place, rank: int) -> Settings:

@@ -20,6 +20,7 @@ FIGURES = {
     "error": "Squared distance to the teacher's latents",
     "cosine": "Cosine to the teacher's latents",
     "drift": "Drift of the channels",
+    "fake": "Loss of the fake score over the teacher's, on the student's pictures",
 }
 
 

@@ -20,18 +20,26 @@ from danqing.adapters.store import digest as of_file
 from danqing.adapters.targets import check_fit, targets
 from danqing.errors import TrainingError
 from danqing.sampling.schedule import schedule
-from danqing.training import prepare, results
+from danqing.training import checkpoint, prepare, results
 from danqing.training.cache import Cache, Stamp
 from danqing.training.distill.draws import Draws
-from danqing.training.distill.loop import Distillation, Event
+from danqing.training.distill.loop import Clock, Distillation, Event
 from danqing.training.distill.nodes import best_nodes
 from danqing.training.distill.phases import Lesson
+from danqing.training.distill.plan import check_fits
 from danqing.training.distill.prompts import read_prompts
 from danqing.training.distill.roles import STUDENT, Roles
-from danqing.training.distill.settings import DistillSettings, size_of, split_strength, toml
+from danqing.training.distill.settings import (
+    FREE,
+    NAMED,
+    DistillSettings,
+    size_of,
+    split_strength,
+    toml,
+)
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish, travel
-from danqing.training.loop import Due, Saved
+from danqing.training.loop import TIME, Due, Saved
 from danqing.training.memory import checkpoint_blocks
 from danqing.training.prepare import Pictures, Place
 from danqing.training.run import Encoding, Finished, Resumed, peak_bytes
@@ -42,6 +50,7 @@ from danqing.weights.fingerprint import fingerprint
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NODES = "the nodes"  # of the student, by which a resumed run is known
 SEARCHED = 64  # trajectories that the nodes are found with
 IN_MEMORY = 4096  # text features
 
@@ -97,17 +106,24 @@ def distill(
         TrainingError: the settings cannot be, or a gradient is not finite.
         OutputError: the result cannot be written, or would replace what another made.
     """
+    clock = Clock(settings.minutes)
     results.check(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     place = prepare.place_of(settings, device)
     check_teacher(settings, place)
     prompts = read_prompts(settings.prompts_file, place.folder)
+    planned = check_fits(settings, place)
     with results.owned(settings) as folder:
+        told = {**settings.plain(), **identity_of(settings, place, prompts)}
+        checkpoint.check(folder, told, FREE | NAMED | {NODES})
         texts = yield from encoded(settings, place, folder, prompts)
         roles = open_roles(settings, place)
-        ready = yield from prepared(settings, place, folder, prompts, texts, roles)
-        distillation = Distillation(ready.lesson, ready.held_out, folder, ready.identity)
+        ready = yield from prepared(settings, place, folder, prompts, texts, roles, clock)
+        if ready is None:
+            yield Finished(0, (), peak_bytes(device), planned, TIME)
+            return
+        distillation = Distillation(ready.lesson, ready.held_out, folder, ready.identity, clock)
         results.write_text(folder, toml(settings, folder))
         if distillation.step:
             yield Resumed(distillation.step)
@@ -121,7 +137,7 @@ def distill(
             if isinstance(event, Saved):
                 write(distillation, ready, settings)
         path = write(distillation, ready, settings)
-        yield Finished(distillation.step, (path,), peak_bytes(device), 0, distillation.ended)
+        yield Finished(distillation.step, (path,), peak_bytes(device), planned, distillation.ended)
 
 
 # ---- what is slow -----------------------------------------------------------------------------
@@ -175,8 +191,10 @@ def prepared(
     prompts: Sequence[str],
     texts: Texts,
     roles: Roles,
-) -> Generator[Told, None, Ready]:
-    """The teacher's trajectories, and the nodes that they show to be best."""
+    clock: Clock,
+) -> Generator[Told, None, Ready | None]:
+    """The teacher's trajectories, and the nodes that they show to be best; nothing if the time is
+    over before."""
     sizes = [size_of(size) for size in settings.sizes] or [model.read_defaults(place.folder).size]
     teacher = teacher_of(settings, place, sizes[0])
     identity = identity_of(settings, place, prompts)
@@ -185,14 +203,17 @@ def prepared(
     wishes = draws.wishes(prompts, sizes, settings.trajectories + settings.held_out)
     learnt, apart = wishes[: settings.trajectories], wishes[settings.trajectories :]
     store = cache_of(settings, folder) / "trajectories"
-    nodes = settings.nodes or start_nodes(settings, place)
+    nodes = start_nodes(settings, place)
+    nodes = settings.nodes or nodes
     if nodes:
         teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
     else:
         some = Trajectories(store, learnt[:SEARCHED], teacher, whole)
         for done, _ in some.make(roles, texts, settings.batch):
             yield Travelled(done, settings.trajectories + settings.held_out)
-        ways = [list(some[i]) for i in range(len(some))]
+            if clock.over:
+                return None
+        ways = (list(some[i]) for i in range(len(some)))
         nodes = tuple(best_nodes(ways, teacher.sigmas, settings.steps)[:-1])
     yield Noded(nodes)
     places = [teacher.sigmas.index(node) for node in (*nodes, 0.0)]
@@ -200,12 +221,14 @@ def prepared(
     kept = Trajectories(store, [*learnt, *apart], teacher, whole, stored, places)
     for done, total in kept.make(roles, texts, settings.batch):
         yield Travelled(done, total)
+        if clock.over and done < total:
+            return None
     student = Student(roles, (*nodes, 0.0), texts, teacher.unit)
     first = range(len(learnt))
     lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings)
     held_out = [(wish, kept[len(learnt) + i][-1]) for i, wish in enumerate(apart)]
     base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
-    found = {**identity, "the nodes": hashed(nodes)}
+    found = {**identity, NODES: hashed(nodes)}
     return Ready(lesson, teacher, held_out, base, found)
 
 
@@ -238,6 +261,11 @@ def start_nodes(settings: DistillSettings, place: Place) -> tuple[float, ...]:
     if not settings.start:
         return ()
     made = formats.read(find_adapter(settings.start, place)).sampling
+    if made and made.steps != settings.steps:
+        raise TrainingError(
+            f"adapter {settings.start} was made for {made}, and the student is to have "
+            f"{settings.steps} steps; give --steps {made.steps}, or another --start"
+        )
     return made.sigmas[:-1] if made and made.sigmas else ()
 
 

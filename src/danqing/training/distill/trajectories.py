@@ -88,23 +88,30 @@ class Trajectories:
     def make(self, roles: Roles, texts: "Texts", batch: int) -> Iterator[tuple[int, int]]:
         """Compute the shards that are missing; yields (done, total) trajectories."""
         for shard in range(-(-len(self.wishes) // SHARD)):
-            own = self.wishes[shard * SHARD : (shard + 1) * SHARD]
-            if not self._path(shard).exists():
-                states: list[Tensor] = []
-                for start in range(0, len(own), batch):
-                    states += travel(roles, own[start : start + batch], texts, self.teacher)
-                self._write(shard, [s[self.kept] for s in states])
+            if not self._path(shard, self.kept).exists():
+                self._write(shard, [s[self.kept] for s in self._states(shard, roles, texts, batch)])
             yield min(len(self.wishes), (shard + 1) * SHARD), len(self.wishes)
+
+    def _states(self, shard: int, roles: Roles, texts: "Texts", batch: int) -> list[Tensor]:
+        """All of the shard's states: from a shard that keeps them all, or from the teacher."""
+        every = list(range(len(self.teacher.sigmas)))
+        if self._path(shard, every).exists():
+            return list(read(self._path(shard, every)))
+        own = self.wishes[shard * SHARD : (shard + 1) * SHARD]
+        found: list[Tensor] = []
+        for start in range(0, len(own), batch):
+            found += travel(roles, own[start : start + batch], texts, self.teacher)
+        return found
 
     def _bytes(self) -> int:
         return sum(states.nbytes for shard in self._shards.values() for states in shard)
 
     # ---- files --------------------------------------------------------------------------------
 
-    def _path(self, shard: int) -> Path:
+    def _path(self, shard: int, kept: Sequence[int]) -> Path:
         own = self.wishes[shard * SHARD : (shard + 1) * SHARD]
         told = [[wish.prompt, wish.seed, wish.size] for wish in own]
-        way = [self.teacher.sigmas, self.teacher.guidance, self.kept]
+        way = [self.teacher.sigmas, self.teacher.guidance, list(kept)]
         whole = [told, way, self.identity]
         digest = hashlib.sha256(json.dumps(whole, ensure_ascii=False).encode()).hexdigest()
         return self.folder / f"{shard:05d}-{digest[:16]}.safetensors"
@@ -118,16 +125,20 @@ class Trajectories:
             )
         tensors = {f"{i:02d}": s.to(KEPT).contiguous() for i, s in enumerate(states)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(shard), serialise(tensors, {}))
+        write_whole(self._path(shard, self.kept), serialise(tensors, {}))
 
     def _read(self, shard: int) -> list[Tensor]:
-        path = self._path(shard)
-        try:
-            with safe_open(path, framework="pt") as file:
-                whole = (file.get_tensor(name) for name in sorted(file.keys()))
-                return [states[self.shown].float() for states in whole]
-        except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{path} is damaged ({error}); delete it, and go on") from error
+        return [states[self.shown].float() for states in read(self._path(shard, self.kept))]
+
+
+def read(path: Path) -> Iterator[Tensor]:
+    """The states of a shard, trajectory by trajectory, as they were stored."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                yield file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); delete it, and go on") from error
 
 
 @dataclass(frozen=True)
