@@ -1,8 +1,9 @@
 """Stage `score_distill`: how near a few-step student comes to its slow, guided teacher.
 
-Held-out prompts in both languages, the same noise for every way of sampling. Each figure has the
-95 % of its values when the prompts are drawn anew (bootstrap). What lies between the teacher's own
-pictures of two seeds is the noise floor of every distance.
+Held-out prompts in both languages, the same noise for every way of sampling. Each figure has its
+95 % interval: by the bootstrap, or for distances, which grow when a picture counts twice, by the
+jackknife over blocks. Both draw facts, each with its prompts in both languages. What lies between
+the teacher's own pictures of two seeds is the noise floor of every distance.
 """
 
 import platform
@@ -44,10 +45,13 @@ from recipes.mini.vae import to_bytes
 FACTS = 52  # of each of the five groups of the score: some 256 in all
 LANGUAGES = 2
 RESAMPLES = 1000
+BLOCKS = 20  # of the jackknife
+WIDTH = 1.96  # standard errors to each side of 95 %
+STUDENTS = ("imitation-4", "lightning-4", "lightning-8")
 TEACHER_STEPS, GUIDANCE = 50, 4.0
 AT_ONCE = 32
 START, END = "<!-- distill -->\n", "<!-- /distill -->\n"
-Band = tuple[float, float, float]  # a figure, and where 95 % of its resamples lie
+Band = tuple[float, float, float]  # a figure and its 95 % interval
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Painted:
-    """By seed: packed latents [n, ...], pictures uint8 [n, H, W, 3]; seconds for one picture."""
+    """By seed: latents [n, ...], pictures uint8 [n, H, W, 3]. Seconds for one picture: of the
+    denoising, and of the decoding."""
 
     latents: list[Tensor]
     images: list[np.ndarray]
-    seconds: float
+    denoising: float
+    decoding: float
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
@@ -81,6 +87,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     judge, reader = judges.load(runs), readers.load(runs)
     real = np.stack([stream.picture(n, SIZE).image for n in asked.numbers])
     ways = ways_of(pipe, runs)
+    paint(pipe, texts[:AT_ONCE], ways[-1])  # the first pack is slow
     painted = {way.name: paint(pipe, texts, way) for way in ways}
     figures = Figures(judge, reader, asked, real, painted[ways[0].name])
     rows = {way.name: figures.of(painted[way.name]) for way in ways}
@@ -111,7 +118,7 @@ def ways_of(pipe: "danqing.Pipeline", runs: Path) -> list[Way]:
         Way("teacher at 4, guided", plain(4), GUIDANCE),
         Way("teacher at 4, no guidance", plain(4), 1.0),
     ]
-    for name in ("imitation-4", "lightning-4", "lightning-8"):
+    for name in STUDENTS:
         path = runs / "distill" / f"{name}.safetensors"
         own = pipe.model.folder / "adapters" / path.name
         file = path if path.exists() else own
@@ -126,28 +133,32 @@ def ways_of(pipe: "danqing.Pipeline", runs: Path) -> list[Way]:
 
 
 def paint(pipe: "danqing.Pipeline", texts: Sequence[str], way: Way) -> Painted:
-    """All prompts with each seed; the seconds count denoising and decoding, warm."""
+    """All prompts with each seed, every prompt with noise of its own."""
     encoded = pipe.encode(texts)
     negative = pipe.encode([" "])
     adapters = {str(way.adapter): 1.0} if way.adapter else {}
-    states, images, seconds = [], [], []
+    states, images, denoising, decoding = [], [], 0.0, 0.0
     for seed in SEEDS:
         own, started = [], time.perf_counter()
+        noises = [pipe.noise(len(texts) * seed + n, SIZE) for n in range(len(texts))]
         for start in range(0, len(texts), AT_ONCE):
             pack = encoded[start : start + AT_ONCE]
             own += pipe.denoise(
                 pack,
-                [pipe.noise(seed, SIZE)] * len(pack),
+                noises[start : start + AT_ONCE],
                 sigmas=way.sigmas,
                 guidance=way.guidance,
                 negative=negative * len(pack) if way.guidance > 1 else None,
                 adapters=adapters,
             )
+        between = time.perf_counter()
         pixels = torch.stack(pipe.decode(own))
-        seconds.append((time.perf_counter() - started) / len(texts))
+        denoising += between - started
+        decoding += time.perf_counter() - between
         states.append(torch.stack(own))
         images.append(to_bytes(pixels))
-    return Painted(states, images, float(np.mean(seconds)))
+    count = len(SEEDS) * len(texts)
+    return Painted(states, images, denoising / count, decoding / count)
 
 
 # ---- figures ----------------------------------------------------------------------------------
@@ -163,8 +174,11 @@ class Figures:
         self.right = wanted(asked)
         self.real = self.features(real)
         self.teachers = [self.features(images) for images in teacher.images]
-        self.rng = np.random.default_rng(0)
-        self.draws = self.rng.integers(len(real), size=(RESAMPLES, len(real)))
+        facts = len(real) // LANGUAGES
+        rng = np.random.default_rng(0)
+        self.draws = [both(rng.integers(facts, size=facts)) for _ in range(RESAMPLES)]
+        blocks = np.array_split(rng.permutation(facts), BLOCKS)
+        self.rest = [both(np.setdiff1d(np.arange(facts), block)) for block in blocks]
 
     def features(self, images: np.ndarray) -> Tensor:
         return self.judge.describe(small(images)).double()
@@ -172,9 +186,9 @@ class Figures:
     def of(self, painted: Painted) -> dict[str, Band]:
         own = [self.features(images) for images in painted.images]
         found = {name: self.accuracy(painted, name) for name in ROWS}
-        found["to real renders"] = self.resampled(lambda at: frechet(own[0][at], self.real[at]), 50)
-        found["to the teacher"] = self.resampled(
-            lambda at: frechet(own[0][at], self.teachers[1][at]), 50
+        found["to real renders"] = self.jackknifed(lambda at: frechet(own[0][at], self.real[at]))
+        found["to the teacher"] = self.jackknifed(
+            lambda at: frechet(own[0][at], self.teachers[1][at])
         )
         apart, theirs = apart_of(own), apart_of(self.teachers)
         found["diversity"] = self.resampled(partial(between, apart, theirs))
@@ -191,14 +205,33 @@ class Figures:
         for images in painted.images:
             found = answers(self.judge, self.reader, images, self.asked.facts)
             rights.append(correct(found, self.right, ROWS[row]))
-        right = np.nanmean(np.stack(rights), axis=0)
-        return self.resampled(lambda at: float(np.nanmean(right[at])))
+        right = np.mean(rights, axis=0)
+        return self.resampled(lambda at: share(right[at]))
 
-    def resampled(self, figure: Callable[[np.ndarray], float], times: int = RESAMPLES) -> Band:
-        """The figure of all prompts, and the band of it over prompts drawn anew."""
-        whole = figure(np.arange(self.draws.shape[1]))
-        low, high = np.quantile([figure(at) for at in self.draws[:times]], (0.025, 0.975))
-        return whole, float(low), float(high)
+    def resampled(self, figure: Callable[[np.ndarray], float]) -> Band:
+        """The figure of all prompts, and where most of it lies when facts are drawn anew."""
+        found = np.array([figure(at) for at in self.draws])
+        found = found[~np.isnan(found)]  # of draws that asked for it at all
+        low, high = np.quantile(found, (0.025, 0.975)) if len(found) else (np.nan, np.nan)
+        return figure(np.arange(len(self.real))), float(low), float(high)
+
+    def jackknifed(self, figure: Callable[[np.ndarray], float]) -> Band:
+        """The figure, and its standard error from leaving out a block of the facts in turn."""
+        whole = figure(np.arange(len(self.real)))
+        error = jackknife_error([figure(at) for at in self.rest])
+        return whole, whole - WIDTH * error, whole + WIDTH * error
+
+
+def both(facts: np.ndarray) -> np.ndarray:
+    """The places of these facts' prompts, in every language."""
+    return (LANGUAGES * facts[:, None] + np.arange(LANGUAGES)).ravel()
+
+
+def jackknife_error(figures: Sequence[float]) -> float:
+    """Standard error of a figure, from its values without each of so many equal blocks (Efron and
+    Tibshirani 1993, eq. 11.5)."""
+    spread = np.asarray(figures) - np.mean(figures)
+    return float(np.sqrt((len(figures) - 1) * np.mean(spread**2)))
 
 
 # The columns of accuracies, by the rows of the score that they are taken from.
@@ -220,6 +253,12 @@ def correct(found: Answers, right: Answers, rows: Sequence[str]) -> np.ndarray:
             if told is not None:
                 marks[place] = float(own == told)
     return marks
+
+
+def share(marks: np.ndarray) -> float:
+    """The mean of those that were asked for; nan where none was."""
+    asked = marks[~np.isnan(marks)]
+    return float(asked.mean()) if len(asked) else np.nan
 
 
 def apart_of(features: Sequence[Tensor]) -> np.ndarray:
@@ -281,7 +320,8 @@ def page(
         f"{count} prompts of held-out combinations, half of them Chinese, {len(SEEDS)} seeds, "
         f"{SIZE[0]}x{SIZE[1]}; on {torch.get_num_threads()} threads of {platform.machine()}, torch "
         f"{torch.__version__}, danqing {danqing.__version__}. In brackets 95 % of the values when "
-        "the prompts are drawn anew. Command: `make score-distill`.",
+        "their facts are drawn anew, of distances 1.96 standard errors. Command: "
+        "`make score-distill`.",
         "",
         f"| | {' | '.join(names)} |",
         f"|{'---|' * (len(names) + 1)}",
@@ -292,13 +332,18 @@ def page(
         lines.append(f"| {figure} | {' | '.join(cells)} |")
     evaluations = [str(way.evaluations) for way in ways]
     lines.append(f"| network evaluations | {' | '.join(evaluations)} |")
-    seconds = [f"{painted[name].seconds:.3f}" for name in names]
-    lines.append(f"| seconds per picture | {' | '.join(seconds)} |")
+    for part in ("denoising", "decoding"):
+        seconds = [f"{getattr(painted[name], part):.3f}" for name in names]
+        lines.append(f"| seconds per picture, {part} | {' | '.join(seconds)} |")
     lines += ["", f"Distance of the teacher's pictures of two seeds, the noise floor: {floor:.3g}."]
+    if missing := [name for name in STUDENTS if name not in names]:
+        lines += ["", f"Not measured, since it was not trained: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
 def told(band: Band, shares: bool) -> str:
+    if np.isnan(band[0]):
+        return "not asked"
     if shares:
         value, low, high = (100 * x for x in band)
         return f"{value:.1f} % ({low:.1f} to {high:.1f})"

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 import danqing
-from recipes.mini import base, checkpoint, data, export, gauge, judge, reader, score, text, vae
+from recipes.mini import (
+    base,
+    checkpoint,
+    data,
+    export,
+    gauge,
+    judge,
+    reader,
+    score,
+    score_distill,
+    text,
+    vae,
+)
 from recipes.mini.art import load_bank
 from recipes.mini.colours import COLOURS
 from recipes.mini.config import Config
@@ -117,6 +129,40 @@ def check_scores(config: Config, runs: Path) -> None:
     assert score.compare(seen, right)["background"] == 1.0
     check_page({"English": found, "real renders": found})
     assert len(list(score.strangers(Stream(config.data, runs, "held"), asked))) == len(images)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less of everything for the score of a distillation."""
+    for name, value in {"FACTS": 5, "TEACHER_STEPS": 6, "RESAMPLES": 20, "BLOCKS": 4}.items():
+        monkeypatch.setattr(score_distill, name, value)
+
+
+def test_the_score_of_a_distillation(
+    small: Config, trained: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher beside itself is perfectly near and as diverse; what is missing is said."""
+    own, pages = score_distill.run, []
+    monkeypatch.setattr(score_distill, "publish", lambda text, *_: pages.append(text))
+    real = score_distill.ways_of
+
+    def again(pipe: danqing.Pipeline, runs: Path) -> list[score_distill.Way]:
+        ways = real(pipe, runs)
+        return [*ways, replace(ways[0], name="itself")]
+
+    monkeypatch.setattr(score_distill, "ways_of", again)
+    own(small, trained, None)
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in pages[0].splitlines()
+            if line.startswith("| ")}  # fmt: skip
+    names = [cell.strip() for cell in rows[""]]
+    assert names == ["teacher, 6 guided", "teacher at 4, guided", "teacher at 4, no guidance",
+                     "itself"]  # fmt: skip
+    assert [cell.strip() for cell in rows["network evaluations"]] == ["12", "8", "4", "12"]
+    for figure in ("diversity", "same-seed cosine", "contrast", "chroma", "fine detail"):
+        assert rows[figure][0].strip() == rows[figure][3].strip() == "1 (1 to 1)", figure
+    assert rows["concept"][0] == rows["concept"][3]
+    assert {"style", "background", "count", "position", "pair"} <= set(rows)
+    assert "not trained: imitation-4, lightning-4, lightning-8" in pages[0]
 
 
 def check_page(columns: dict[str, dict[str, float]]) -> None:
