@@ -165,6 +165,7 @@ def test_a_size_may_be_a_list(tokenizer: PromptTokenizer) -> None:
 # ---- adapters that were made for one way of sampling ------------------------------------------
 
 FAST = Sampling(2, (1.0, 0.5, 0.0), 1.0)
+ALSO = Sampling(2, (1.0, 0.5, 0.0), 1.0, ((1.0, 0.7, 0.4, 0.0),))
 
 
 def completed(made: Sampling | None, **values: Any) -> tuple[Any, Any, Any]:
@@ -177,6 +178,9 @@ MADE: list[tuple[Sampling | None, dict[str, Any], tuple[Any, Any, Any]]] = [
     (FAST, {}, (2, (1.0, 0.5, 0.0), 1.0)),
     (FAST, {"steps": 2}, (2, (1.0, 0.5, 0.0), 1.0)),
     (FAST, {"steps": 7}, (7, None, 1.0)),
+    (ALSO, {}, (2, (1.0, 0.5, 0.0), 1.0)),
+    (ALSO, {"steps": 3}, (3, (1.0, 0.7, 0.4, 0.0), 1.0)),
+    (ALSO, {"steps": 4}, (4, None, 1.0)),
     (FAST, {"guidance": 2.5}, (2, (1.0, 0.5, 0.0), 2.5)),
     (FAST, {"sigmas": (1.0, 0.7)}, (2, (1.0, 0.7, 0.0), 1.0)),
     (FAST, {"sigmas": (0.9,), "steps": 1, "guidance": 4.0}, (1, (0.9, 0.0), 4.0)),
@@ -208,6 +212,8 @@ def told(made: Sampling | None, **values: Any) -> list[str]:
         (FAST, {"guidance": 2.5}),
         (FAST, {"sigmas": (1.0, 0.7)}),
         (Sampling(8), {"steps": 7}),
+        (ALSO, {"steps": 4}),
+        (ALSO, {"steps": 3, "guidance": 2.0}),
         (Sampling(8, None, 1.5), {"guidance": 1.0}),
     ],
 )

@@ -34,8 +34,8 @@ def complete(request: Request, defaults: Defaults, made: Sampling | None = None)
         steps = len(sigmas) - 1
     else:
         own = made or Sampling(defaults.steps, defaults.sigmas)
-        if steps in (None, own.steps):
-            steps, sigmas = own.steps, own.sigmas
+        steps = own.steps if steps is None else steps
+        sigmas = own.levels(steps)
     if made and guidance is None:
         guidance = made.guidance
     return replace(
@@ -157,13 +157,14 @@ def warn(
 
 def follows(request: Request, sampling: Sampling) -> bool:
     """Whether the request samples as its adapter was made for."""
-    levels = sampling.sigmas is None or request.sigmas == sampling.sigmas
+    levels = sampling.levels(request.steps)
+    known = levels is None or request.sigmas == levels
     guidance = sampling.guidance is None or request.guidance == sampling.guidance
-    return request.steps == sampling.steps and levels and guidance
+    return sampling.serves(request.steps) and known and guidance
 
 
 def is_about(request: Request, sampling: Sampling) -> bool:
     """Whether the request's own steps or levels are those of this sampling."""
     if request.sigmas is not None:
-        return sampling.sigmas == tuple(check_sigmas(request.sigmas))
-    return request.steps == sampling.steps
+        return tuple(check_sigmas(request.sigmas)) in (sampling.sigmas, *sampling.also)
+    return sampling.serves(request.steps)

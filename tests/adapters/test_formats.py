@@ -354,6 +354,10 @@ SAMPLINGS = [
     ({"steps": 2, "sigmas": [1.0, 0.5]}, Sampling(2, (1.0, 0.5, 0.0))),
     ({"steps": 2, "sigmas": [1, 0.5, 0], "guidance": 1}, Sampling(2, (1.0, 0.5, 0.0), 1.0)),
     ({"steps": 1, "guidance": 3.5}, Sampling(1, None, 3.5)),
+    (
+        {"steps": 1, "sigmas": [1], "also": [[1, 0.5, 0], [1, 0.6, 0.3]]},
+        Sampling(1, (1.0, 0.0), None, ((1.0, 0.5, 0.0), (1.0, 0.6, 0.3, 0.0))),
+    ),
 ]
 
 
@@ -369,6 +373,9 @@ WRONG_SAMPLING: list[Any] = [
     {},
     "4 steps",
     {"steps": 0},
+    {"steps": 1, "also": 3},
+    {"steps": 1, "also": [[0.1, 0.5]]},
+    {"steps": 1, "also": [["x"]]},
     {"steps": -1},
     {"steps": "4"},
     {"steps": 4.0},

@@ -21,17 +21,30 @@ ANY = ("magnitude", "bias")  # beside each kind
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample with an adapter that was made for one way of it (a few-step adapter)."""
+    """How to sample with an adapter that was made for few steps.
+
+    ``also``: the noise levels for other numbers of steps that it serves.
+    """
 
     steps: int
     sigmas: tuple[float, ...] | None = None
     guidance: float | None = None
+    also: tuple[tuple[float, ...], ...] = ()
+
+    def levels(self, steps: int | None) -> tuple[float, ...] | None:
+        """Those of so many steps, where they are known."""
+        known = {len(own) - 1: own for own in self.also}
+        return self.sigmas if steps == self.steps else known.get(steps or 0)
+
+    def serves(self, steps: int | None) -> bool:
+        return steps == self.steps or any(len(own) - 1 == steps for own in self.also)
 
     def __str__(self) -> str:
         given = ", ".join(f"{sigma:.4g}" for sigma in self.sigmas or () if sigma)
         levels = f" at {given}" if given else ""
         guidance = f", guidance {self.guidance:g}" if self.guidance is not None else ""
-        return f"{self.steps} steps{levels}{guidance}"
+        others = ", ".join(str(len(own) - 1) for own in self.also)
+        return f"{self.steps} steps{levels}{guidance}{f' (also {others} steps)' if others else ''}"
 
 
 @dataclass(frozen=True)

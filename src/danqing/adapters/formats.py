@@ -225,7 +225,9 @@ def read_sampling(values: Any, refuse: Refuse) -> Sampling | None:
         sigmas = values.get("sigmas")
         levels = None if sigmas is None else tuple(check_sigmas(sigmas))
         guidance = values.get("guidance")
-        made = Sampling(values["steps"], levels, None if guidance is None else float(guidance))
+        also = tuple(tuple(check_sigmas(own)) for own in values.get("also") or ())
+        scale = None if guidance is None else float(guidance)
+        made = Sampling(values["steps"], levels, scale, also)
         sound = type(made.steps) is int and made.steps > 0
         sound = sound and (levels is None or len(levels) - 1 == made.steps)
         sound = sound and (guidance is None or 1 <= made.guidance < math.inf)  # type: ignore[operator]

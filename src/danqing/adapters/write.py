@@ -211,6 +211,7 @@ def own_metadata(adapter: Adapter) -> dict[str, Any]:
             "steps": made.steps,
             "sigmas": made.sigmas and list(made.sigmas),
             "guidance": made.guidance,
+            **({"also": [list(own) for own in made.also]} if made.also else {}),
         },
     }
 

@@ -120,6 +120,36 @@ def test_a_run_begins_with_the_noise_levels_of_the_adapter_that_it_starts_from(s
         list(run.distill(three, CPU))
 
 
+def test_one_adapter_for_several_numbers_of_steps(settings, tiny_pipe, tmp_path):
+    own = replace(settings, also=(1, 3), imitation=30, fake_start=1, matching=2)
+    events = list(run.distill(own, CPU))
+    levels = [(*e.nodes, 0.0) for e in events if isinstance(e, Noded)]
+    assert [len(one) for one in levels] == [3, 2, 4]
+    made = formats.read(Path(own.out)).sampling
+    assert made is not None
+    for steps, own_levels in zip((2, 1, 3), levels, strict=True):
+        assert made.levels(steps) == pytest.approx(own_levels)
+    teacher = dict.fromkeys((2, 1, 3), 0.0)
+    few = dict.fromkeys((2, 1, 3), 0.0)
+    for prompt in PROMPTS:
+        wish = danqing.Request(prompt, seed=9, size=(64, 64))
+        many = pixels(tiny_pipe, replace(wish, steps=6, guidance=3.0))
+        for steps in few:
+            quick = {"steps": steps, "adapters": {own.out: 1.0}}
+            plain = {"sigmas": made.levels(steps), "guidance": 1.0}
+            few[steps] += np.abs(pixels(tiny_pipe, replace(wish, **quick)) - many).mean()
+            teacher[steps] += np.abs(pixels(tiny_pipe, replace(wish, **plain)) - many).mean()
+    assert all(few[steps] < teacher[steps] for steps in few)
+    again = replace(own, out=str(tmp_path / "again.safetensors"), start=own.out)
+    assert run.start_nodes(again, place_of(own, CPU)) == [one[:-1] for one in levels]
+    with pytest.raises(TrainingError, match="must be other numbers of steps than 2"):
+        check(replace(own, also=(2, 4)))
+
+
+def pixels(pipe: danqing.Pipeline, request: danqing.Request) -> np.ndarray:
+    return np.asarray(pipe.generate(request).image).astype(int)
+
+
 def test_adapters_of_the_models_own_are_found_by_name(settings, tiny_copy):
     own = replace(settings, model=str(tiny_copy), nodes=(1.0, 0.5))
     list(run.distill(own, CPU))
@@ -128,7 +158,7 @@ def test_adapters_of_the_models_own_are_found_by_name(settings, tiny_copy):
     with pytest.raises(TrainingError, match="adapter quick was made for 2 steps"):
         list(run.distill(replace(settings, model=str(tiny_copy), adapters=("quick",)), CPU))
     place = place_of(own, CPU)
-    assert run.start_nodes(replace(settings, start="quick"), place) == (1.0, 0.5)
+    assert run.start_nodes(replace(settings, start="quick"), place) == [(1.0, 0.5)]
 
 
 def test_time_that_is_over_ends_the_travelling_too(settings):

@@ -172,7 +172,7 @@ class Distillation:
         loss, matching, guiding = phases.match(lesson, own, step)
         loss.backward()
         found = {"matching": matching, "guiding": guiding, "fake": sum(fake) / len(fake)}
-        if lesson.first_matched:
+        if lesson.first_matched(lesson.pupil(step)):
             anchor = phases.anchor(lesson, step)
             (settings.anchor * anchor).backward()
             found["first step"] = float(anchor.detach())

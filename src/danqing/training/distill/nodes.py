@@ -17,13 +17,11 @@ from danqing.errors import TrainingError
 Costs = NDArray[np.float64]  # [N, N]: of the segment from node i to node j
 
 
-def best_nodes(
-    trajectories: Iterable[Sequence[Tensor]], sigmas: Sequence[float], steps: int
-) -> list[float]:
-    """The ``steps`` nodes and the closing 0, all of them among ``sigmas``.
+def best_nodes(costs: Costs, sigmas: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The ``steps`` nodes without the closing 0, all of them among ``sigmas``.
 
     Args:
-        trajectories: of each the states at every sigma, of any shape.
+        costs: of every segment.
         sigmas: of the teacher's schedule, from 1 down to 0.
         steps: of the student.
 
@@ -35,8 +33,13 @@ def best_nodes(
             f"steps {steps} must be from 1 to the teacher's {len(sigmas) - 1}; "
             "give the teacher more steps"
         )
-    costs = np.mean([segment_costs(states, sigmas) for states in trajectories], axis=0)
-    return [sigmas[i] for i in cheapest_path(costs, steps)]
+    return tuple(sigmas[i] for i in cheapest_path(costs, steps)[:-1])
+
+
+def mean_costs(trajectories: Iterable[Sequence[Tensor]], sigmas: Sequence[float]) -> Costs:
+    """Over trajectories, each with its states at every sigma, of any shape."""
+    found: Costs = np.mean([segment_costs(states, sigmas) for states in trajectories], axis=0)
+    return found
 
 
 def segment_costs(states: Sequence[Tensor], sigmas: Sequence[float]) -> Costs:

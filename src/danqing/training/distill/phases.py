@@ -9,7 +9,7 @@ from torch import Tensor
 from danqing.sampling import flow
 from danqing.sampling.guidance import guide
 from danqing.training.distill import losses
-from danqing.training.distill.draws import FAKE, IMITATE, MATCH, Draws, normal
+from danqing.training.distill.draws import FAKE, IMITATE, MATCH, PUPIL, Draws, normal
 from danqing.training.distill.roles import FAKE as FAKE_ROLE
 from danqing.training.distill.roles import TEACHER
 from danqing.training.distill.settings import DistillSettings
@@ -21,7 +21,8 @@ from danqing.training.distill.trajectories import Trajectories, Wish, query
 class Lesson:
     """What the phases learn from.
 
-    ``trajectories`` hold the teacher's states at the student's nodes, of which those numbered in
+    ``student`` goes in the steps that are asked for, ``others`` are the same one in other numbers
+    of steps. ``trajectories`` hold the teacher's states at all their nodes; those numbered in
     ``learnt`` are imitated; ``prompts`` and ``sizes`` are what matching draws its wishes from.
     """
 
@@ -32,11 +33,16 @@ class Lesson:
     sizes: Sequence[tuple[int, int]]
     guidance: float
     settings: DistillSettings
+    others: Sequence[Student] = ()
 
-    @property
-    def first_matched(self) -> int:
+    def first_matched(self, student: Student) -> int:
         """The first node that matching moves; a single step has no other one."""
-        return 1 if self.settings.anchor and self.student.steps > 1 else 0
+        return 1 if self.settings.anchor and student.steps > 1 else 0
+
+    def pupil(self, step: int) -> Student:
+        """Who learns in this step: each number of steps in turn of chance."""
+        every = (self.student, *self.others)
+        return every[int(self.draws.rng(PUPIL, step).integers(len(every)))]
 
     @property
     def draws(self) -> Draws:
@@ -55,7 +61,7 @@ def imitate(lesson: Lesson, step: int) -> Tensor:
     """
     settings, draws = lesson.settings, lesson.draws
     rngs = [draws.rng(IMITATE, step, place) for place in range(settings.batch)]
-    nodes = [int(rng.integers(lesson.student.steps)) for rng in rngs]
+    nodes = [int(rng.integers(lesson.pupil(step).steps)) for rng in rngs]
     return follow(lesson, step, nodes, [rng.random() < settings.correction for rng in rngs])
 
 
@@ -71,25 +77,23 @@ def anchor(lesson: Lesson, step: int) -> Tensor:
 
 def follow(lesson: Lesson, step: int, nodes: Sequence[int], own: Sequence[bool]) -> Tensor:
     """The loss at a node of each trajectory; from the student's ``own`` state or the teacher's."""
-    settings, student = lesson.settings, lesson.student
+    settings, student = lesson.settings, lesson.pupil(step)
     numbers = lesson.draws.numbers(IMITATE, step, settings.batch, len(lesson.learnt))
     ways = [lesson.trajectories[number] for number in numbers]
     wishes = [lesson.trajectories.wishes[number] for number in numbers]
     astray = student.until(wishes, [node if o else 0 for node, o in zip(nodes, own, strict=True)])
     states = [
-        mine if o else way[node]
+        mine if o else way[student.places[node]]
         for mine, way, node, o in zip(astray, ways, nodes, own, strict=True)
     ]
+    targets = [way[student.places[node + 1]] for way, node in zip(ways, nodes, strict=True)]
     levels = [student.nodes[node : node + 2] for node in nodes]
     found = student.velocities(states, [level[0] for level in levels], wishes)
     terms = [
         losses.imitation_loss(
-            velocity,
-            losses.segment_velocity(state, way[node + 1], *level).to(velocity.device),
+            velocity, losses.segment_velocity(state, target, *level).to(velocity.device)
         )
-        for velocity, state, way, node, level in zip(
-            found, states, ways, nodes, levels, strict=True
-        )
+        for velocity, state, target, level in zip(found, states, targets, levels, strict=True)
     ]
     return torch.stack(terms).mean()
 
@@ -112,11 +116,11 @@ def paint(lesson: Lesson, step: int, purpose: int, *, gradients: bool) -> Own:
 
     Not from the first one where that is anchored.
     """
-    settings, student, draws = lesson.settings, lesson.student, lesson.draws
+    settings, student, draws = lesson.settings, lesson.pupil(step), lesson.draws
     first = len(lesson.trajectories) + step * settings.batch  # none that the teacher painted
     wishes = draws.wishes(lesson.prompts, lesson.sizes, settings.batch, first)
     nodes = [
-        int(draws.rng(purpose, step, place).integers(lesson.first_matched, student.steps))
+        int(draws.rng(purpose, step, place).integers(lesson.first_matched(student), student.steps))
         for place in range(settings.batch)
     ]
     states = student.until(wishes, nodes)

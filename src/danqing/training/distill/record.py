@@ -49,7 +49,8 @@ class Recorder:
     def tell(self, event: Told) -> None:
         match event:
             case Noded(nodes=nodes):
-                self._facts["noise levels"] = [round(node, 4) for node in nodes]
+                levels = [round(node, 4) for node in nodes]
+                self._facts[f"noise levels of {len(nodes)} steps"] = levels
             case Resumed(step=step):
                 self._step = step
             case Stepped(step=step, losses=losses):

@@ -24,7 +24,7 @@ from danqing.training import checkpoint, prepare, results
 from danqing.training.cache import Cache, Stamp
 from danqing.training.distill.draws import Draws
 from danqing.training.distill.loop import Clock, Distillation, Event
-from danqing.training.distill.nodes import best_nodes
+from danqing.training.distill.nodes import best_nodes, mean_costs
 from danqing.training.distill.phases import Lesson
 from danqing.training.distill.plan import check_fits
 from danqing.training.distill.prompts import read_prompts
@@ -203,33 +203,38 @@ def prepared(
     wishes = draws.wishes(prompts, sizes, settings.trajectories + settings.held_out)
     learnt, apart = wishes[: settings.trajectories], wishes[settings.trajectories :]
     store = cache_of(settings, folder) / "trajectories"
-    nodes = start_nodes(settings, place)
-    nodes = settings.nodes or nodes
-    if nodes:
+    made = start_nodes(settings, place)
+    found = [settings.nodes] if settings.nodes else made
+    for nodes in found:
         teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
-    else:
+    if not found:
         some = Trajectories(store, learnt[:SEARCHED], teacher, whole)
         for done, _ in some.make(roles, texts, settings.batch):
             yield Travelled(done, settings.trajectories + settings.held_out)
             if clock.over:
                 return None
         ways = (list(some[i]) for i in range(len(some)))
-        nodes = tuple(best_nodes(ways, teacher.sigmas, settings.steps)[:-1])
-    yield Noded(nodes)
-    places = [teacher.sigmas.index(node) for node in (*nodes, 0.0)]
+        costs = mean_costs(ways, teacher.sigmas)
+        found = [best_nodes(costs, teacher.sigmas, n) for n in (settings.steps, *settings.also)]
+    for nodes in found:
+        yield Noded(nodes)
+    paths = [[teacher.sigmas.index(node) for node in (*nodes, 0.0)] for nodes in found]
+    places = sorted({place for path in paths for place in path})
     stored = None if settings.keep_all else places
     kept = Trajectories(store, [*learnt, *apart], teacher, whole, stored, places)
     for done, total in kept.make(roles, texts, settings.batch):
         yield Travelled(done, total)
         if clock.over and done < total:
             return None
-    student = Student(roles, (*nodes, 0.0), texts, teacher.unit)
+    student, *others = (
+        Student(roles, (*nodes, 0.0), texts, teacher.unit, [places.index(p) for p in path])
+        for nodes, path in zip(found, paths, strict=True)
+    )
     first = range(len(learnt))
-    lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings)
+    lesson = Lesson(student, kept, first, prompts, sizes, teacher.guidance, settings, others)
     held_out = [(wish, kept[len(learnt) + i][-1]) for i, wish in enumerate(apart)]
     base = {"id": settings.model_name, "fingerprint": fingerprint(place.folder)}
-    found = {**identity, NODES: hashed(nodes)}
-    return Ready(lesson, teacher, held_out, base, found)
+    return Ready(lesson, teacher, held_out, base, {**identity, NODES: hashed(found)})
 
 
 def teacher_of(settings: DistillSettings, place: Place, size: tuple[int, int]) -> Teacher:
@@ -256,17 +261,19 @@ def with_nodes(sigmas: Sequence[float], nodes: Sequence[float]) -> tuple[float, 
     return tuple(found)
 
 
-def start_nodes(settings: DistillSettings, place: Place) -> tuple[float, ...]:
-    """Those that the adapter to start from was made for; none without such an adapter."""
+def start_nodes(settings: DistillSettings, place: Place) -> list[tuple[float, ...]]:
+    """Those that the adapter to start from was made for, for every number of steps; none without
+    such an adapter, or if it does not tell all of them."""
     if not settings.start:
-        return ()
+        return []
     made = formats.read(find_adapter(settings.start, place)).sampling
     if made and made.steps != settings.steps:
         raise TrainingError(
             f"adapter {settings.start} was made for {made}, and the student is to have "
             f"{settings.steps} steps; give --steps {made.steps}, or another --start"
         )
-    return made.sigmas[:-1] if made and made.sigmas else ()
+    known = [made.levels(n) if made else None for n in (settings.steps, *settings.also)]
+    return [levels[:-1] for levels in known if levels] if all(known) else []
 
 
 def find_adapter(name: str, place: Place) -> Path:
@@ -342,10 +349,10 @@ def hashed(value: object) -> str:
 def write(distillation: Distillation, ready: Ready, settings: DistillSettings) -> Path:
     """The averaged student, which knows how to be sampled."""
     lesson = ready.lesson
-    nodes = tuple(lesson.student.nodes)
+    nodes, also = tuple(lesson.student.nodes), tuple(tuple(own.nodes) for own in lesson.others)
     with distillation.average.shown():
         adapter = lesson.student.roles.adapter(STUDENT)
-    noted = replace(adapter, sampling=Sampling(settings.steps, nodes, 1.0))
+    noted = replace(adapter, sampling=Sampling(settings.steps, nodes, 1.0, also))
     path, guard = Path(settings.out), distillation.guard
     step = guard.step if guard.tired else distillation.step
     results.write_adapter(noted, path, settings, ready.base, step)

@@ -37,7 +37,7 @@ class DistillSettings:
         adapters: a user's own, each ``FILE`` or ``FILE:STRENGTH``, on in teacher and student.
         start: a few-step adapter that the student begins as.
         prompts_file: a prompt a line; the model's own list by default.
-        steps: of the student.
+        steps: of the student; ``also`` are other numbers of steps that the same adapter serves.
         nodes: its noise levels from 1, without the closing 0; searched for by default.
         sizes: of the pictures, each ``WIDTHxHEIGHT``, in turn; the model's default by default.
         rank, alpha: of the student's adapter; ``fake_rank`` of the fake score's.
@@ -70,6 +70,7 @@ class DistillSettings:
     seed: int = 0
     # the student
     steps: int = 4
+    also: tuple[int, ...] = ()
     nodes: tuple[float, ...] = ()
     rank: int = 32
     alpha: float | None = None
@@ -193,6 +194,7 @@ def check(settings: DistillSettings) -> DistillSettings:
     reading.check_ranges(settings, RANGES)
     for size in settings.sizes:
         size_of(size)
+    check_also(settings)
     check_levels(settings)
     if settings.adapters and settings.quantise != "none":
         raise TrainingError(
@@ -213,6 +215,17 @@ def check(settings: DistillSettings) -> DistillSettings:
     return settings
 
 
+def check_also(settings: DistillSettings) -> None:
+    also = settings.also
+    if not all(1 <= n <= 100 for n in also) or len({settings.steps, *also}) <= len(also):
+        raise TrainingError(
+            f"also {list(also)} must be other numbers of steps than {settings.steps}, each once, "
+            "as --set also=[2,8]"
+        )
+    if also and settings.nodes:
+        raise TrainingError("nodes are those of one number of steps; leave out nodes, or also")
+
+
 def check_levels(settings: DistillSettings) -> None:
     nodes = settings.nodes
     if nodes and (len(nodes) != settings.steps or nodes[0] != 1.0):
@@ -222,10 +235,10 @@ def check_levels(settings: DistillSettings) -> None:
         )
     if any(a <= b for a, b in pairwise((*nodes, 0.0))):
         raise TrainingError(f"nodes {list(nodes)} must fall towards 0, which is left out")
-    if settings.teacher_steps < settings.steps:
+    most = max(settings.steps, *settings.also) if settings.also else settings.steps
+    if settings.teacher_steps < most:
         raise TrainingError(
-            f"teacher_steps {settings.teacher_steps} must be at least the student's "
-            f"{settings.steps}"
+            f"teacher_steps {settings.teacher_steps} must be at least the student's {most}"
         )
     if settings.tau_low >= settings.tau_high:
         raise TrainingError(

@@ -14,10 +14,23 @@ Nodes = Sequence[float]  # falling noise levels, closed by 0
 
 
 class Student:
-    """The student of these roles at these nodes; ``unit``: pixels of a patch's side."""
+    """The student of these roles at these nodes.
 
-    def __init__(self, roles: Roles, nodes: Nodes, texts: Texts, unit: int) -> None:
+    Args:
+        unit: pixels of a patch's side.
+        places: of the nodes among the states of a stored trajectory; all of them by default.
+    """
+
+    def __init__(
+        self,
+        roles: Roles,
+        nodes: Nodes,
+        texts: Texts,
+        unit: int,
+        places: Sequence[int] | None = None,
+    ) -> None:
         self.roles, self.nodes, self.texts, self.unit = roles, list(nodes), texts, unit
+        self.places = list(range(len(self.nodes)) if places is None else places)
 
     @property
     def steps(self) -> int:
