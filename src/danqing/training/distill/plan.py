@@ -155,16 +155,16 @@ def evaluations(settings: DistillSettings) -> dict[str, tuple[int, int]]:
     batch, before = settings.batch, (settings.steps - 1) / 2  # steps to a node, on average
     imitated = round(batch * settings.correction * before)
     ways = settings.trajectories + settings.held_out
-    anchored = 1 if settings.anchor else 0
-    matched = round(batch * (before + 4)) + anchored * imitated
+    anchored = 1 if settings.anchor and settings.steps > 1 else 0
+    later = before + anchored / 2  # the first node is left out
     return {
         "trajectories": (2 * ways * settings.teacher_steps, 0),
         "imitation": (settings.imitation * imitated, settings.imitation * batch),
         "fake score": (
-            settings.fake_start * round(batch * (before + 1)), settings.fake_start * batch
+            settings.fake_start * round(batch * (later + 1)), settings.fake_start * batch
         ),
         "matching": (
-            settings.matching * matched,
+            settings.matching * round(batch * (later + 4)),
             settings.matching * batch * (1 + settings.fake_steps + anchored),
         ),
     }  # fmt: skip
