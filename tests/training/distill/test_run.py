@@ -13,6 +13,7 @@ from danqing.adapters import write as writing
 from danqing.errors import TrainingError
 from danqing.sampling import latents
 from danqing.training.distill import run
+from danqing.training.distill.loop import Evaluated
 from danqing.training.distill.run import Noded, with_nodes
 from danqing.training.distill.settings import (
     DistillSettings,
@@ -89,6 +90,17 @@ def test_the_result_paints_in_the_pipeline_what_the_student_paints(settings, tin
     own = tiny_pipe.decode([latents.unpack(patches, 4, 4)])[0]
     pixels = (own.clamp(-1, 1) + 1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(int) - np.asarray(made.image).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "values", [{"quantise": "int8"}, {"dtype": "bfloat16"}, {"checkpointing": True}, {"steps": 1}]
+)
+def test_every_way_of_computing_learns(settings, tiny_pipe, values):
+    own = replace(settings, nodes=(1.0, 0.6)[: values.get("steps", 2)], imitation=12, **values)
+    figures = [e.figures for e in run.distill(own, CPU) if isinstance(e, Evaluated)]
+    assert figures[-1].error < figures[0].error
+    made = tiny_pipe.generate(danqing.Request("雪", size=(64, 64), adapters={own.out: 1.0}))
+    assert np.asarray(made.image).std() > 5
 
 
 def test_an_own_adapter_is_on_in_teacher_and_student(settings, tiny_pipe, tmp_path):
