@@ -6,7 +6,7 @@ A class of settings is a frozen dataclass with a default for every field.
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from danqing.training.kinds import check_type
 
 # What names files, and what names a file or something known.
 PATHS, NAMES = ("data", "out", "cache", "prompts_file"), ("model", "few_step", "start")
+ADAPTERS = "adapters"  # each a file or a name, with its strength or without
 T = TypeVar("T")
 
 
@@ -33,6 +34,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def beside(folder: Path, name: str, value: Any) -> Any:
     """A setting with its paths as they are seen from here."""
+    if name == ADAPTERS and isinstance(value, list):
+        return [moved(own, folder, lambda file: os.path.normpath(folder / file)) for own in value]
     if name in PATHS and isinstance(value, list):
         return [beside(folder, name, own) for own in value]
     if name == "data" and isinstance(value, dict) and "path" in value:
@@ -51,8 +54,20 @@ def toml(settings: Any, usual: Any, folder: Path) -> str:
             continue
         if name in PATHS or (name in NAMES and Path(str(value)).exists()):
             value = seen_from(folder, value)
+        if name == ADAPTERS:
+            value = [
+                moved(own, Path(), lambda file: os.path.relpath(file, folder)) for own in value
+            ]
         lines.append(f"{name} = {toml_value(value)}\n")
     return "".join(lines)
+
+
+def moved(entry: Any, folder: Path, to: Callable[[str], str]) -> Any:
+    """An adapter's entry with another path to its file; as it is, if there is no such file."""
+    file, colon, strength = str(entry).rpartition(":")
+    if (folder / str(entry)).exists():
+        return to(entry)
+    return f"{to(file)}:{strength}" if colon and file and (folder / file).exists() else entry
 
 
 def seen_from(folder: Path, value: Any) -> Any:

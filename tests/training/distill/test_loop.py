@@ -60,6 +60,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, stops):
                 part.save()
                 break
     assert found == wanted
+    assert vars(straight.guard).keys() == vars(part.guard).keys()
+    assert straight.guard.step == part.guard.step
+    assert all(torch.equal(t, part.guard.good[n]) for n, t in straight.guard.good.items())
     one, other = small.weights(straight), small.weights(part)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(

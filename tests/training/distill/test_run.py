@@ -274,10 +274,19 @@ def test_strengths():
     assert split_strength("ink") == ("ink", 1.0)
 
 
-def test_settings_come_back_from_their_file(settings, tmp_path):
+def test_settings_come_back_from_their_file(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "settings.toml").write_text(toml(settings, folder), "utf-8")
+    (tmp_path / "style.safetensors").touch()
+    adapters = ("style.safetensors:0.8", "style.safetensors", "ink:0.5", "ink")
+    own = replace(settings, adapters=adapters)
+    (folder / "settings.toml").write_text(toml(own, folder), "utf-8")
+    monkeypatch.chdir("/")
     again = read(folder / "settings.toml", {})
     there = {name: str(Path(getattr(again, name)).resolve()) for name in ("out", "prompts_file")}
-    assert replace(again, **there) == replace(settings, **there)
+    assert [Path(entry) for entry in again.adapters] == [
+        tmp_path / "style.safetensors:0.8",
+        tmp_path / "style.safetensors", Path("ink:0.5"), Path("ink"),
+    ]  # fmt: skip
+    assert replace(again, **there, adapters=adapters) == replace(own, **there)

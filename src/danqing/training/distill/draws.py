@@ -12,7 +12,7 @@ from torch import Tensor
 from danqing.training.distill.trajectories import Wish
 
 # Purposes, so that none is drawn twice for two.
-ORDER, IMITATE, MATCH, FAKE, WISH, PUPIL = range(6)
+ORDER, IMITATE, MATCH, FAKE, WISH, PUPIL, NOISE = range(7)
 SEEDS = 2**62
 
 

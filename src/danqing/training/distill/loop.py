@@ -203,16 +203,12 @@ class Distillation:
             group["lr"] = rate * self.guard.factor
 
     def _refuse_nan(self, value: float, who: str) -> None:
-        if math.isfinite(value):
-            return
-        kept = ""
-        if self.step:
-            self.save()
-            kept = f"; the last good state is in {self.folder}"
-        raise TrainingError(
-            f"the gradient of {who} is {value} at step {self.step + 1}{kept}. Lower its rate, with "
-            "another --out"
-        )
+        """To go on would lead to the same, so nothing is saved."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the gradient of {who} is {value} at step {self.step + 1}. Lower its rate, with "
+                "another --out"
+            )
 
     def _watch(self) -> Iterator[Event]:
         settings = self.settings

@@ -9,7 +9,7 @@ from torch import Tensor
 from danqing.sampling import flow
 from danqing.sampling.guidance import guide
 from danqing.training.distill import losses
-from danqing.training.distill.draws import FAKE, IMITATE, MATCH, PUPIL, Draws, normal
+from danqing.training.distill.draws import IMITATE, MATCH, NOISE, PUPIL, Draws, normal
 from danqing.training.distill.roles import FAKE as FAKE_ROLE
 from danqing.training.distill.roles import TEACHER
 from danqing.training.distill.settings import DistillSettings
@@ -139,7 +139,7 @@ def learn_fake(lesson: Lesson, own: Own, step: int, turn: int) -> Tensor:
     draws, student = lesson.draws, lesson.student
     queries, noises = [], []
     for place, (clean, wish) in enumerate(zip(own.clean, own.wishes, strict=True)):
-        rng = draws.rng(FAKE, step * lesson.settings.fake_steps + turn, place)
+        rng = draws.rng(NOISE, step * lesson.settings.fake_steps + turn, place)
         tau = level(rng.random(), lesson.settings.tau_low, lesson.settings.tau_high)
         noise = normal(rng, clean).to(clean.device)
         state = flow.interpolate(clean.detach(), noise, tau)
