@@ -1,8 +1,8 @@
 """Stage `base`: text encoder and transformer, trained together with the flow-matching loss.
 
-Pictures are composed and encoded as they are needed, each with one caption; a share of the
-captions is replaced by the usual negative prompt, a blank, so that guidance has something to steer
-away from. A step is one pack: pictures of one size, captions of all lengths end to end.
+Pictures are composed and encoded as they are needed (`blocks.py`), each with one caption; a share
+of the captions is replaced by the usual negative prompt, a blank, so that guidance has something to
+steer away from. A step is one pack: pictures of one size, captions of all lengths end to end.
 
 What is hard comes last. The first steps show small pictures only: words are learned from them in a
 fraction of the time. The very first show single things in the middle, and mostly noise: there the
@@ -10,7 +10,6 @@ caption alone says what to paint.
 """
 
 import json
-import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from danqing.models.layout import Layout, Segment
 from danqing.models.tokenizer import PromptTokenizer
@@ -30,11 +28,8 @@ from danqing.sampling import flow, latents
 from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import ScheduleConfig, schedule
 from danqing.types import BLANK
-from recipes.mini.captions import draw_caption
-from recipes.mini.compose import Size
+from recipes.mini.blocks import Batches, Seen, draw_latents
 from recipes.mini.config import BaseStage, Config
-from recipes.mini.crops import SIDE
-from recipes.mini.facts import Facts
 from recipes.mini.files import write_json
 from recipes.mini.gauge import Gauge, Losses
 from recipes.mini.loop import (
@@ -45,12 +40,13 @@ from recipes.mini.loop import (
     train,
 )
 from recipes.mini.optimisers import Optimisers
-from recipes.mini.plan import ALONE, KINDS
 from recipes.mini.stream import Stream, batches
 from recipes.mini.text import build_encoder, features, initialise, load_encoder
-from recipes.mini.vae import to_bytes, to_float
+from recipes.mini.vae import to_bytes
 
 HELD = 256  # pictures that the loss is measured on
+SAVE_EVERY = 6.0  # minutes; gauge and sheet take some 20 seconds of two CPU cores
+START = "start.safetensors"
 SHEET_SIDE = 16  # latents: pictures of 128 x 128
 
 
@@ -85,47 +81,6 @@ def close(transformer: Transformer) -> None:
     nn.init.zeros_(transformer.proj_out.weight)
 
 
-Batch = tuple[Tensor, list[int], list[list[int]]]
-
-
-class Batches(Dataset[Batch]):
-    """steps[n]: pictures, uint8 [B, H, W, 3]; the captions' tokens; and whose caption each is."""
-
-    def __init__(
-        self, stream: Stream, sizes: tuple[Size, ...], stage: BaseStage, tokenizer: PromptTokenizer
-    ) -> None:
-        self.stream, self.sizes, self.stage, self.tokenizer = stream, sizes, stage, tokenizer
-
-    def __getitem__(self, step: int) -> Batch:
-        rng = random.Random(f"{self.stage.seed}|{step}")
-        size = self.size(rng, step)
-        views, most = self.stage.views, self.stage.batch // self.stage.views
-        count = max(1, most * SIDE * SIDE // (size[0] * size[1]))
-        kinds = ALONE if self.stage.share(step) < self.stage.alone else KINDS
-        pictures = [self.stream.picture(step * most + i, size, kinds) for i in range(count)]
-        images = torch.from_numpy(np.stack([p.image for p in pictures]))
-        owners = [i for i in range(count) for _ in range(views)]
-        tokens = [self.tokenizer.encode(self.caption(rng, pictures[i].facts)) for i in owners]
-        order = sorted(range(len(owners)), key=lambda i: len(tokens[i]))  # equal lengths, one batch
-        return images, [owners[i] for i in order], [tokens[i] for i in order]
-
-    def size(self, rng: random.Random, step: int) -> Size:
-        """Only small pictures at first, then every size in turn of chance."""
-        early = self.stage.share(step) < self.stage.small
-        return (SIDE, SIDE) if early else rng.choice(self.sizes)
-
-    def caption(self, rng: random.Random, facts: Facts) -> str:
-        return BLANK if rng.random() < self.stage.dropout else draw_caption(rng, facts)
-
-
-@torch.no_grad()
-def encode(vae: VAE, images: Tensor, noise: torch.Generator) -> Tensor:
-    """Samples of the posterior, normalised: [B, C, Y, X]."""
-    mean, logvar = vae.encode(to_float(images))
-    draw = torch.randn(mean.shape, generator=noise).to(mean)
-    return vae.normalise(mean + (0.5 * logvar).exp() * draw)
-
-
 def load_vae(runs: Path) -> VAE:
     vae = VAE(VAEConfig(**read_config(runs / "vae" / "config.json")))
     vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
@@ -144,20 +99,18 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
     vae = load_vae(runs).to(device)
     steps = Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
-    source = None
-    networks = Networks(stage, tokenizer.vocabulary)
-    load_encoder(networks.text_encoder, runs)
-    networks = networks.to(device)
+    seen, source = Seen(vae, steps), None
+    networks = begin(Networks(stage, tokenizer.vocabulary), runs).to(device)
     average = Average(networks, stage.ema)
     optimisers = Optimisers(networks, is_inside, stage)
-    budget = Budget(stage.pictures, stage.batch, minutes)
+    budget = Budget(stage.pictures, stage.batch, minutes, SAVE_EVERY)
 
     def step_fn(step: int) -> float:
         nonlocal source
         source = source or batches(steps, step, budget.steps, device)
-        images, owners, tokens = next(source)
+        moments, tokens = seen.gather(next(source), step)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
-        latent = encode(vae, images.to(device, non_blocking=True), noise)[owners]
+        latent = draw_latents(vae, moments, noise)
         loss = flow_loss(networks, latent, tokens, noise, stage.shift_at(step), tokenizer.prefix)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
@@ -182,6 +135,17 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     }
     train(parts, step_fn, budget, runs / "base", on_save)
     write_json(runs / "base" / "config.json", asdict(stage))
+
+
+def begin(networks: Networks, runs: Path) -> Networks:
+    """With the weights of an edition (stage `start`), or an encoder that can read and nothing
+    painted yet."""
+    path = runs / "base" / START
+    if path.exists():
+        networks.load_state_dict(load_file(path))
+    else:
+        load_encoder(networks.text_encoder, runs)
+    return networks
 
 
 def is_inside(name: str) -> bool:

@@ -63,6 +63,13 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True)
+class StartStage:
+    """``model``: a name that ``danqing.load`` takes, to go on from."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class VAEStage:
     """The VAE and its training; ``decay``: the last share of steps, with a falling rate.
 
@@ -104,7 +111,7 @@ class BaseStage:
     """Text encoder and transformer, and their training.
 
     ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``views``:
-    how often each picture stands in it, with other captions and noise. ``small``: the first share
+    how often each picture is shown, with other captions and noise. ``small``: the first share
     of the steps, with small ones only; ``alone``: with single things in the middle only. ``shift``
     moves the sigmas to the noise; it goes from ``first_shift`` there while pictures are small.
     """
@@ -149,6 +156,7 @@ class Config:
     packages: dict[str, Package]
     data: DataConfig
     tokenizer: TokenizerConfig
+    start: StartStage
     vae: VAEStage
     text: TextStage
     base: BaseStage

@@ -62,11 +62,12 @@ def orthogonalise(matrix_IO: Tensor, iterations: int) -> Tensor:
     x = matrix_IO.T if tall else matrix_IO
     x = x / (x.norm() + 1e-7)
     gram = x @ x.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(iterations):
+    product = None
+    for left in reversed(range(iterations)):
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
-    x = product @ x
+        product = polynomial if product is None else polynomial @ product
+        if left:
+            gram = polynomial @ gram @ polynomial
+    x = x if product is None else product @ x
     return x.T if tall else x

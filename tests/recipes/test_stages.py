@@ -12,6 +12,7 @@ import torch
 import danqing
 from recipes.mini import (
     base,
+    blocks,
     checkpoint,
     data,
     export,
@@ -20,12 +21,13 @@ from recipes.mini import (
     reader,
     score,
     score_distill,
+    start,
     text,
     vae,
 )
 from recipes.mini.art import load_bank
 from recipes.mini.colours import COLOURS
-from recipes.mini.config import Config
+from recipes.mini.config import Config, StartStage
 from recipes.mini.crops import Crops
 from recipes.mini.facts import held_out
 from recipes.mini.stream import Stream
@@ -79,35 +81,34 @@ def test_from_drawings_to_pictures(small: Config, trained: Path) -> None:
         assert result.image.size == size
     assert pipe.defaults.sizes == small.data.sizes
     check_latents_are_normalised(small, trained)
-    check_batches(small, trained)
     check_scores(small, trained)
+    check_goes_on(small, trained)
 
 
 def check_latents_are_normalised(config: Config, runs: Path) -> None:
     stream, vae_ = Stream(config.data, runs, "train"), base.load_vae(runs)
     images = np.stack([stream.picture(i, (64, 64)).image for i in range(64)])
-    clean = base.encode(vae_, torch.from_numpy(images), torch.Generator().manual_seed(0))
+    moments = vae_.encode(vae.to_float(torch.from_numpy(images)))
+    clean = blocks.draw_latents(vae_, moments, torch.Generator().manual_seed(0))
     assert clean.shape == (64, 16, 8, 8)
     assert abs(clean.mean().item()) < 0.1
     assert clean.std().item() == pytest.approx(1.0, abs=0.15)
 
 
-def check_batches(config: Config, runs: Path) -> None:
-    """Small pictures first, then every size with about as many pixels in all."""
-    stream, painter = Stream(config.data, runs, "train"), replace(config.base, pictures=800)
-    tokenizer = base.PromptTokenizer.from_folder(runs / "tokenizer")
-    steps = base.Batches(stream, config.data.sizes, painter, tokenizer)
-    assert steps[0][0].shape == (8, 64, 64, 3)
-    shapes = {tuple(steps[n][0].shape) for n in range(90, 99)}
-    assert shapes == {(8, 64, 64, 3), (5, 64, 96, 3)}
-    images, owners, tokens = steps[95]
-    assert sorted(owners) == list(range(len(images)))
-    assert [len(t) for t in tokens] == sorted(len(t) for t in tokens)
-    twice = replace(painter, views=2)
-    images, owners, tokens = base.Batches(stream, config.data.sizes, twice, tokenizer)[0]
-    assert len(images) == 4
-    assert sorted(owners) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert len({tuple(own) for own in tokens}) > len(images)  # other captions of the same picture
+def check_goes_on(config: Config, runs: Path) -> None:
+    """From a model folder alone another training has the weights that the model has."""
+    again = runs.with_name("again")
+    start.run(replace(config, start=StartStage(str(runs / "model"))), again, None)
+    pipe = danqing.load(str(runs / "model"))
+    networks = base.begin(base.Networks(config.base, pipe.model.tokenizer.vocabulary), again)
+    own = networks.transformer.state_dict()
+    assert all(torch.equal(own[n], t) for n, t in pipe.model.transformer.state_dict().items())
+    words = networks.text_encoder.state_dict()
+    assert all(torch.equal(words[n], t) for n, t in pipe.model.text_encoder.state_dict().items())
+    latent = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(base.load_vae(again).decode(latent), pipe.model.vae.decode(latent))
+    tokenizer = base.PromptTokenizer.from_folder(again / "tokenizer")
+    assert tokenizer.encode("狐狸") == pipe.model.tokenizer.encode("狐狸")
 
 
 def check_scores(config: Config, runs: Path) -> None:
