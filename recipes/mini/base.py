@@ -102,7 +102,12 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     seen, source = Seen(vae, steps), None
     networks = begin(Networks(stage, tokenizer.vocabulary), runs).to(device)
     average = Average(networks, stage.ema)
-    optimisers = Optimisers(networks, is_inside, stage)
+    optimisers = Optimisers(
+        networks,
+        is_inside,
+        stage,
+        lambda name: stage.text_share if name.startswith("text_encoder.") else 1.0,
+    )
     budget = Budget(stage.pictures, stage.batch, minutes, SAVE_EVERY)
 
     def step_fn(step: int) -> float:

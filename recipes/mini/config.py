@@ -114,6 +114,9 @@ class BaseStage:
     how often each picture is shown, with other captions and noise. ``small``: the first share
     of the steps, with small ones only; ``alone``: with single things in the middle only. ``shift``
     moves the sigmas to the noise; it goes from ``first_shift`` there while pictures are small.
+    ``text_share``: of the rates, for the text encoder. Muon's steps are as large as its rate says,
+    however small the gradient is, and what the encoder has read would be lost in them while the
+    transformer cannot use it yet.
     """
 
     width: int
@@ -132,6 +135,7 @@ class BaseStage:
     alone: float
     muon_rate: float
     adam_rate: float
+    text_share: float
     warm_up: int
     decay: float
     ema: float

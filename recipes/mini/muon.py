@@ -6,6 +6,7 @@ float32 on a CPU without bfloat16 units (19 against 150 GFLOP/s on the machine o
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.01,
@@ -39,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._step_one(parameter, parameter.grad, group)
 
-    def _step_one(self, parameter: Tensor, grad: Tensor, group: dict[str, float]) -> None:
+    def _step_one(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)

@@ -1,6 +1,6 @@
 """Two optimisers as one: Muon for the matrices inside a network, AdamW for all the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -26,17 +26,26 @@ class Rates(Protocol):
 
 
 class Optimisers:
-    """``inside(name)``: whether a parameter of two or more axes is Muon's."""
+    """``inside(name)``: whether a parameter of two or more axes is Muon's. ``share(name)``: of the
+    rates, for parts that need smaller ones."""
 
-    def __init__(self, module: nn.Module, inside: Callable[[str], bool], rates: Rates) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        inside: Callable[[str], bool],
+        rates: Rates,
+        share: Callable[[str], float] = lambda name: 1.0,
+    ) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if p.ndim >= 2 and inside(n)]
-        chosen = {id(p) for p in matrices}
-        others = [p for _, p in named if id(p) not in chosen]
+        own = [(p, share(n), p.ndim >= 2 and inside(n)) for n, p in named]
         self.module, self.rates = module, rates
-        self.muon = Muon(matrices, lr=rates.muon_rate)
+        self.muon = Muon(groups((p, part) for p, part, matrix in own if matrix), lr=rates.muon_rate)
         self.adam = torch.optim.AdamW(
-            others, lr=rates.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            groups((p, part) for p, part, matrix in own if not matrix),
+            lr=rates.adam_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=True,
         )
 
     def step(self, loss: Tensor, step: int, steps: int) -> None:
@@ -46,7 +55,7 @@ class Optimisers:
         for optimiser, peak in both:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = peak * factor
+                group["lr"] = peak * factor * group["share"]
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
         self.muon.step()
@@ -58,3 +67,11 @@ class Optimisers:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.muon.load_state_dict(state_dict["muon"])
         self.adam.load_state_dict(state_dict["adam"])
+
+
+def groups(parameters: Iterable[tuple[Tensor, float]]) -> list[dict[str, Any]]:
+    """Parameters of the same share of the rate together."""
+    found: dict[float, list[Tensor]] = {}
+    for parameter, share in parameters:
+        found.setdefault(share, []).append(parameter)
+    return [{"params": own, "share": share} for share, own in found.items()]

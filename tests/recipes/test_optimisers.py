@@ -41,6 +41,18 @@ def test_rates_are_those_of_the_step_and_of_the_settings():
     assert both.adam.param_groups[0]["lr"] == pytest.approx(0.01 * 0.2)
 
 
+def test_a_part_may_have_a_share_of_the_rates():
+    module = network()
+    share = {"inside.weight": 0.5, "outside.bias": 0.1}
+    both = Optimisers(
+        module, lambda name: name == "inside.weight", RATES, lambda n: share.get(n, 1)
+    )
+    both.step(loss(module, 0), step=9, steps=10)
+    assert [group["lr"] for group in both.muon.param_groups] == [pytest.approx(0.1 * 0.2 * 0.5)]
+    rates = {len(group["params"]): group["lr"] for group in both.adam.param_groups}
+    assert rates == {2: pytest.approx(0.01 * 0.2), 1: pytest.approx(0.01 * 0.2 * 0.1)}
+
+
 def test_a_step_lowers_the_loss_and_a_huge_gradient_is_clipped():
     module = network()
     both = optimisers(module)
