@@ -49,13 +49,14 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A classifier that scores pictures; ``seed`` is apart from the generator's."""
+    """A classifier that scores pictures; ``seed`` is apart from the generator's. ``held_renders``:
+    of each kind, for its own accuracy."""
 
     width: int
     pictures: int
     batch: int
-    learning_rate: float
-    weight_decay: float
+    muon_rate: float
+    adam_rate: float
     warm_up: int
     decay: float
     held_renders: int

@@ -24,7 +24,8 @@ from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.config import Config
 from recipes.mini.crops import SIDE
 from recipes.mini.files import write_atomic, write_json
-from recipes.mini.loop import Budget, learning_rate, set_learning_rate, train
+from recipes.mini.loop import Budget, train
+from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream
 from recipes.mini.views import draw_views
 
@@ -106,20 +107,23 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     held = held_renders(Stream(config.data, runs, "held"), stage.held_renders)
     torch.manual_seed(stage.seed)
     judge = Judge(stage.width, len(concepts))
-    optimiser = torch.optim.AdamW(
-        judge.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay
-    )
-    step_fn = stepper(judge, optimiser, *tensors(bank, concepts), config, budget)
+    optimisers = Optimisers(judge, is_inside, stage)
+    step_fn = stepper(judge, optimisers, *tensors(bank, concepts), config, budget)
 
     def on_save(step: int) -> None:
         publish(judge, concepts, accuracy(judge, concepts, held), step, folder)
 
-    train({"judge": judge, "optimiser": optimiser}, step_fn, budget, folder, on_save)
+    train({"judge": judge, "optimisers": optimisers}, step_fn, budget, folder, on_save)
+
+
+def is_inside(name: str) -> bool:
+    """The kernels; not the answers."""
+    return name.startswith("trunk.")
 
 
 def stepper(
     judge: Judge,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Optimisers,
     glyphs: Tensor,
     labels: Tensor,
     config: Config,
@@ -133,12 +137,8 @@ def stepper(
         rng = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         chosen = torch.randint(len(glyphs), (stage.batch,), generator=rng)
         image = draw_views(glyphs[chosen], SIDE, rng)
-        factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        set_learning_rate(optimiser, stage.learning_rate * factor)
         loss = F.cross_entropy(judge(image), labels[chosen], label_smoothing=0.05)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        optimisers.step(loss, step, budget.steps)
         return loss.item()
 
     return step_fn

@@ -20,8 +20,9 @@ from recipes.mini.config import Config, DataConfig, JudgeConfig
 from recipes.mini.crops import SIDE
 from recipes.mini.facts import MOST, PLACES, Facts
 from recipes.mini.files import write_atomic, write_json
-from recipes.mini.judge import Trunk
-from recipes.mini.loop import Budget, learning_rate, set_learning_rate, train
+from recipes.mini.judge import Trunk, is_inside
+from recipes.mini.loop import Budget, train
+from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Picture, Stream, batches
 from recipes.mini.vae import to_float
 from recipes.mini.views import NOISE, soften, uniform
@@ -87,21 +88,19 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     held = held_pictures(config.data, runs, stage.held_renders)
     torch.manual_seed(stage.seed)
     reader = Reader(stage.width, config.data.styles)
-    optimiser = torch.optim.AdamW(
-        reader.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay
-    )
+    optimisers = Optimisers(reader, is_inside, stage)
     views = Views(Stream(config.data, runs, "reader"), stage.batch)
-    step_fn = stepper(reader, optimiser, views, stage, budget)
+    step_fn = stepper(reader, optimisers, views, stage, budget)
 
     def on_save(step: int) -> None:
         publish(reader, accuracy(reader, held), step, folder)
 
-    train({"reader": reader, "optimiser": optimiser}, step_fn, budget, folder, on_save)
+    train({"reader": reader, "optimisers": optimisers}, step_fn, budget, folder, on_save)
 
 
 def stepper(
     reader: Reader,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Optimisers,
     views: Views,
     stage: JudgeConfig,
     budget: Budget,
@@ -120,11 +119,7 @@ def stepper(
             for i, name in enumerate(PARTS)
         ]
         loss = torch.stack(losses).sum() / (wanted != UNKNOWN).sum()
-        factor = learning_rate(step, budget.steps, stage.warm_up, stage.decay)
-        set_learning_rate(optimiser, stage.learning_rate * factor)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        optimisers.step(loss, step, budget.steps)
         return loss.item()
 
     return step_fn

@@ -6,7 +6,9 @@ import torch
 from recipes.mini import reader as stage
 from recipes.mini.art import Bank
 from recipes.mini.facts import MOST, PLACES
+from recipes.mini.judge import is_inside
 from recipes.mini.loop import Budget
+from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream
 from tests.recipes.conftest import KINDS
 
@@ -24,9 +26,9 @@ def test_it_learns_to_count(config, bank: Bank, runs):
     """Three hundred views of four things are enough to begin with."""
     torch.manual_seed(0)
     reader = stage.Reader(4, ("3d",))
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=3e-3)
+    optimisers = Optimisers(reader, is_inside, config.reader)
     views = stage.Views(Stream(config.data, runs, "reader"), 8)
-    step_fn = stage.stepper(reader, optimiser, views, config.reader, Budget(320, 8))
+    step_fn = stage.stepper(reader, optimisers, views, config.reader, Budget(320, 8))
     losses = [step_fn(step) for step in range(40)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
