@@ -49,8 +49,8 @@ def test_a_wrong_table_is_an_error_that_names_the_key(table, message):
 
 
 def test_a_whole_number_may_stand_for_a_float_but_not_a_boolean_for_an_integer(full_config):
-    table = {**vars(full_config.judge), "learning_rate": 1}
-    assert section(table, "judge", JudgeConfig).learning_rate == 1.0
+    table = {**vars(full_config.judge), "adam_rate": 1}
+    assert section(table, "judge", JudgeConfig).adam_rate == 1.0
     with pytest.raises(ConfigError, match="judge: batch is True"):
         section({**table, "batch": True}, "judge", JudgeConfig)
 
