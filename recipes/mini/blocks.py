@@ -103,8 +103,9 @@ class Seen:
     @torch.no_grad()
     def moments(self, block: Block) -> Moments:
         if block.images is not None and block.key not in self.kept:
-            images = to_float(block.images.to(self.vae.quant_conv.weight.device))
-            self.kept[block.key] = self.vae.encode(images)
+            device = self.vae.quant_conv.weight.device
+            images = block.images.to(device, non_blocking=True)
+            self.kept[block.key] = self.vae.encode(to_float(images))
             self.steps.remembered[block.key] = block.facts
         return self.kept[block.key]
 
