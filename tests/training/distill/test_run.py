@@ -1,5 +1,6 @@
 """A whole distillation: the teacher is the pipeline, and the result runs in the pipeline."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from danqing.adapters import formats
 from danqing.adapters import write as writing
 from danqing.errors import TrainingError
 from danqing.sampling import latents
-from danqing.training.distill import run
+from danqing.training.distill import plan, run
 from danqing.training.distill.loop import Evaluated
 from danqing.training.distill.run import Noded, with_nodes
 from danqing.training.distill.settings import (
@@ -27,6 +28,7 @@ from danqing.training.distill.trajectories import Texts, Trajectories, Wish, tra
 from danqing.training.loop import TIME
 from danqing.training.prepare import place_of
 from danqing.training.run import Finished
+from tests import tiny
 from tests.training.distill import small
 
 CPU = torch.device("cpu")
@@ -290,3 +292,15 @@ def test_settings_come_back_from_their_file(settings, tmp_path, monkeypatch):
         tmp_path / "style.safetensors", Path("ink:0.5"), Path("ink"),
     ]  # fmt: skip
     assert replace(again, **there, adapters=adapters) == replace(own, **there)
+
+
+def test_sizes_are_whole_patches_of_the_model(settings: DistillSettings, tmp_path: Path) -> None:
+    """A VAE that halves four times has patches of 32 pixels."""
+    model = shutil.copytree(settings.model, tmp_path / "coarse")
+    tiny.change(model / "vae" / "config.json", dim_mult=[1, 1, 2, 2, 2])
+    coarse = replace(settings, model=str(model))
+    assert plan.sizes_of(coarse, place_of(coarse, CPU)) == [(64, 64), (96, 64)]
+    odd = replace(coarse, sizes=("96x64", "80x64"))
+    assert plan.sizes_of(odd, place_of(settings, CPU)) == [(96, 64), (80, 64)]
+    with pytest.raises(TrainingError, match="size 80x64 must be two multiples of 32"):
+        plan.sizes_of(odd, place_of(odd, CPU))

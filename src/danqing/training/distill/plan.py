@@ -111,9 +111,18 @@ def check_fits(settings: DistillSettings, place: Place) -> int:
 
 def pictured(settings: DistillSettings, place: Place) -> tuple[int, int, int]:
     """Rows and columns of patches of the first size, and tokens of a usual prompt."""
-    defaults, unit = model.read_defaults(place.folder), prepare.unit(place)
-    width, height = size_of(settings.sizes[0]) if settings.sizes else defaults.size
+    (width, height), unit = sizes_of(settings, place)[0], prepare.unit(place)
     return height // unit, width // unit, prepare.USUAL_TEXT
+
+
+def sizes_of(settings: DistillSettings, place: Place) -> list[tuple[int, int]]:
+    """Of the pictures; TrainingError if one is not made of whole patches."""
+    sizes = [size_of(text) for text in settings.sizes]
+    unit = prepare.unit(place)
+    for width, height in sizes:
+        if width % unit or height % unit:
+            raise TrainingError(f"size {width}x{height} must be two multiples of {unit}")
+    return sizes or [model.read_defaults(place.folder).size]
 
 
 def memory_of(settings: DistillSettings, place: Place) -> Memory:

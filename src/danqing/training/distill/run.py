@@ -26,14 +26,13 @@ from danqing.training.distill.draws import Draws
 from danqing.training.distill.loop import Clock, Distillation, Event
 from danqing.training.distill.nodes import best_nodes, mean_costs
 from danqing.training.distill.phases import Lesson
-from danqing.training.distill.plan import check_fits
+from danqing.training.distill.plan import check_fits, sizes_of
 from danqing.training.distill.prompts import read_prompts
 from danqing.training.distill.roles import STUDENT, Roles
 from danqing.training.distill.settings import (
     FREE,
     NAMED,
     DistillSettings,
-    size_of,
     split_strength,
     toml,
 )
@@ -195,7 +194,7 @@ def prepared(
 ) -> Generator[Told, None, Ready | None]:
     """The teacher's trajectories, and the nodes that they show to be best; nothing if the time is
     over before."""
-    sizes = [size_of(size) for size in settings.sizes] or [model.read_defaults(place.folder).size]
+    sizes = sizes_of(settings, place)
     teacher = teacher_of(settings, place, sizes[0])
     identity = identity_of(settings, place, prompts)
     draws = Draws(settings.seed)
