@@ -5,6 +5,7 @@ rate comparable to AdamW's. torch.optim.Muon iterates in bfloat16, which is ten 
 float32 on a CPU without bfloat16 units (19 against 150 GFLOP/s on the machine of LOG.md).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,39 +37,49 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step_one(parameter, parameter.grad, group)
+            moved = [p for p in group["params"] if p.grad is not None]
+            updates = [self._update(p, p.grad, group["momentum"]) for p in moved]
+            # Matrices of a shape together: many small products at once keep all cores busy.
+            alike = defaultdict(list)
+            for parameter, update in zip(moved, updates, strict=True):
+                alike[update.shape].append((parameter, update))
+            for pairs in alike.values():
+                stack = torch.stack([update for _, update in pairs])
+                directions = orthogonalise(stack, int(group["iterations"]))
+                for (parameter, _), direction in zip(pairs, directions, strict=True):
+                    self._move(parameter, direction, group)
 
-    def _step_one(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, grad: Tensor, momentum: float) -> Tensor:
+        """Nesterov's, as a matrix."""
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(grad, 1 - group["momentum"])
-        update = grad.lerp(state["momentum"], group["momentum"])
-        direction = orthogonalise(update.flatten(1), int(group["iterations"]))
+        state["momentum"].lerp_(grad, 1 - momentum)
+        return grad.lerp(state["momentum"], momentum).flatten(1)
+
+    def _move(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
         rate = group["lr"] * 0.2 * max(direction.shape) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(direction.view_as(parameter), alpha=-rate)
 
 
-def orthogonalise(matrix_IO: Tensor, iterations: int) -> Tensor:
-    """Roughly U V^T of the singular value decomposition.
+def orthogonalise(matrices_NIO: Tensor, iterations: int) -> Tensor:
+    """Roughly U V^T of each singular value decomposition.
 
     Each iteration multiplies by a polynomial p of the Gram matrix, and the next Gram matrix is
-    p G p; so all of it happens on the small square, and the matrix itself is touched twice.
+    p G p; so all of it happens on the small squares, and the matrices themselves are touched twice.
     """
     a, b, c = COEFFICIENTS
-    tall = matrix_IO.shape[0] > matrix_IO.shape[1]
-    x = matrix_IO.T if tall else matrix_IO
-    x = x / (x.norm() + 1e-7)
-    gram = x @ x.T
+    tall = matrices_NIO.shape[-2] > matrices_NIO.shape[-1]
+    x = matrices_NIO.mT if tall else matrices_NIO
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = x @ x.mT
     product = None
     for left in reversed(range(iterations)):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         product = polynomial if product is None else polynomial @ product
         if left:
             gram = polynomial @ gram @ polynomial
     x = x if product is None else product @ x
-    return x.T if tall else x
+    return x.mT if tall else x
