@@ -57,6 +57,11 @@ class Facts:
         """One thing in the middle, as large as it likes."""
         return self.count == 1 and not (self.place or self.size or self.other)
 
+    @property
+    def plain(self) -> bool:
+        """Alone, in its own colours, with nothing behind it but colour."""
+        return self.alone and self.tint is None and not self.ground.scene
+
 
 def held_out(facts: Facts, percent: int, kept: Collection[str] = ()) -> bool:
     """Whether training never sees this combination: nor anything else that holds it.

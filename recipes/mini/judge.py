@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from recipes.mini.art import Bank, load_bank
+from recipes.mini.compose import FLIPPED
 from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.config import Config
 from recipes.mini.crops import SIDE
@@ -131,12 +132,15 @@ def stepper(
 ) -> Callable[[int], float]:
     """One step of training, its views drawn from (seed, step) alone."""
     stage = config.judge
+    flipped = torch.tensor([concept.kind in FLIPPED for concept in read_concepts()])
 
     def step_fn(step: int) -> float:
         judge.train()
         rng = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         chosen = torch.randint(len(glyphs), (stage.batch,), generator=rng)
-        image = draw_views(glyphs[chosen], SIDE, rng)
+        turn = (torch.rand(stage.batch, generator=rng) < 0.5) & flipped[labels[chosen]]
+        own = torch.where(turn[:, None, None, None], glyphs[chosen].flip(-1), glyphs[chosen])
+        image = draw_views(own, SIDE, rng)
         loss = F.cross_entropy(judge(image), labels[chosen], label_smoothing=0.05)
         optimisers.step(loss, step, budget.steps)
         return loss.item()
@@ -162,13 +166,13 @@ def square(glyph: Image.Image) -> np.ndarray:
 
 
 def held_renders(stream: Stream, count: int) -> dict[str, list[tuple[Concept, np.ndarray]]]:
-    """For each style held-out renders of one thing that fills the picture."""
+    """For each style held-out renders of one thing, as the score's prompts ask for it."""
     renders: dict[str, list[tuple[Concept, np.ndarray]]] = defaultdict(list)
     number = 0
     while min((len(renders[s]) for s in stream.styles), default=0) < count:
         picture = stream.picture(number, (SIDE, SIDE))
         facts, number = picture.facts, number + 1
-        if facts.alone and facts.tint is None:
+        if facts.plain:
             renders[facts.style].append((facts.concept, picture.image))
     return renders
 

@@ -112,15 +112,11 @@ def held_facts(data: DataConfig, runs: Path, count: int = PROMPTS) -> Asked:
     return asked
 
 
-def plain(facts: Facts) -> bool:
-    return facts.alone and not facts.ground.scene and facts.tint is None
-
-
 Group = Callable[[Facts, random.Random], bool]
 
 
 def counted(number: int) -> Group:
-    return lambda facts, _: facts.count == number and (number > 1 or plain(facts))
+    return lambda facts, _: facts.count == number and (number > 1 or facts.plain)
 
 
 # A common thing is drawn more often than another; here all things weigh the same in "all".
@@ -129,9 +125,9 @@ GROUPS: dict[str, Group] = {
     "place": lambda f, _: f.place is not None,
     "pair": lambda f, _: f.other is not None and not f.ground.scene,
     "all": lambda f, chance: (
-        plain(f) and (not f.concept.common or chance.random() * COMMON_WEIGHT < 1)
+        f.plain and (not f.concept.common or chance.random() * COMMON_WEIGHT < 1)
     ),
-    "common": lambda f, _: plain(f) and f.concept.common,
+    "common": lambda f, _: f.plain and f.concept.common,
 }
 
 
