@@ -4,15 +4,12 @@ Pictures are composed and encoded as they are needed (`blocks.py`), each with on
 of the captions is replaced by the usual negative prompt, a blank, so that guidance has something to
 steer away from. A step is one pack: pictures of one size, captions of all lengths end to end.
 
-What is hard comes last. The first steps show small pictures only: words are learned from them in a
-fraction of the time. The very first show single things in the middle, and mostly noise: there the
-caption alone says what to paint.
+What is hard comes last. The first steps show single things in the middle, of one size, and mostly
+noise: there the caption alone says what to paint.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +20,14 @@ from torch import Tensor, nn
 from danqing.models.layout import Layout, Segment
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.transformer import Transformer, TransformerConfig
-from danqing.models.vae import VAE, VAEConfig
+from danqing.models.vae import VAE
 from danqing.sampling import flow, latents
 from danqing.sampling.guidance import guide
 from danqing.sampling.schedule import ScheduleConfig, schedule
 from danqing.types import BLANK
+from recipes.mini import vae as vaes
 from recipes.mini.blocks import Batches, Seen, draw_latents
+from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage, Config
 from recipes.mini.files import write_json
 from recipes.mini.gauge import Gauge, Losses
@@ -47,17 +46,19 @@ from recipes.mini.vae import to_bytes
 HELD = 256  # pictures that the loss is measured on
 SAVE_EVERY = 6.0  # minutes; gauge and sheet take some 20 seconds of two CPU cores
 START = "start.safetensors"
-SHEET_SIDE = 16  # latents: pictures of 128 x 128
+AT_LATENTS = ("transformer.img_in.", "transformer.proj_out.")
 
 
 class Networks(nn.Module):
     """What is trained together."""
 
-    def __init__(self, stage: BaseStage, vocabulary: int) -> None:
+    def __init__(self, stage: BaseStage, vocabulary: int, z_dim: int) -> None:
         super().__init__()
         self.text_encoder = build_encoder(stage, vocabulary)
         self.transformer = Transformer(
             TransformerConfig(
+                in_channels=latents.PATCH**2 * z_dim,
+                out_channels=z_dim,
                 num_layers=stage.layers,
                 attention_head_dim=stage.width // stage.heads,
                 num_attention_heads=stage.heads,
@@ -82,14 +83,7 @@ def close(transformer: Transformer) -> None:
 
 
 def load_vae(runs: Path) -> VAE:
-    vae = VAE(VAEConfig(**read_config(runs / "vae" / "config.json")))
-    vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
-    return vae.eval().requires_grad_(False)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text())
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return vaes.load(runs / "vae").eval().requires_grad_(False)
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
@@ -100,7 +94,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     vae = load_vae(runs).to(device)
     steps = Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
     seen, source = Seen(vae, steps), None
-    networks = begin(Networks(stage, tokenizer.vocabulary), runs).to(device)
+    networks = begin(Networks(stage, tokenizer.vocabulary, vae.config.z_dim), runs).to(device)
     average = Average(networks, stage.ema)
     optimisers = Optimisers(
         networks,
@@ -121,14 +115,15 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         average.update(step)
         return loss.item()
 
-    shadow = Networks(stage, tokenizer.vocabulary).to(device)
-    gauge = Gauge(Stream(config.data, runs, "held"), tokenizer, HELD)
+    shadow = Networks(stage, tokenizer.vocabulary, vae.config.z_dim).to(device)
+    size = config.data.sizes[0]
+    gauge = Gauge(Stream(config.data, runs, "held"), tokenizer, HELD, size)
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
         found = gauge.measure(vae, device, losses_of(shadow, tokenizer.prefix))
         print(f"base: step {step}  {found}", flush=True)
-        draw_sheet(shadow, vae, runs, stage, tokenizer)
+        draw_sheet(shadow, vae, runs, stage, tokenizer, size)
         save_file(
             {k: v.cpu() for k, v in average.shadow.items()}, runs / "base" / "ema.safetensors"
         )
@@ -143,13 +138,19 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
 
 
 def begin(networks: Networks, runs: Path) -> Networks:
-    """With the weights of an edition (stage `start`), or an encoder that can read and nothing
-    painted yet."""
+    """With the weights of a model (stage `start`), or an encoder that can read and nothing painted
+    yet. What the latents of another VAE pass through begins as new."""
     path = runs / "base" / START
-    if path.exists():
-        networks.load_state_dict(load_file(path))
-    else:
+    if not path.exists():
         load_encoder(networks.text_encoder, runs)
+        return networks
+    state, own = load_file(path), networks.state_dict()
+    fresh = sorted(name for name in own if own[name].shape != state[name].shape)
+    if unknown := [name for name in fresh if not name.startswith(AT_LATENTS)]:
+        raise ValueError(
+            f"{path}: {unknown[0]} is {list(state[unknown[0]].shape)}; set [base] alike"
+        )
+    networks.load_state_dict(state | {name: own[name] for name in fresh})
     return networks
 
 
@@ -211,11 +212,16 @@ def losses_of(networks: Networks, template: list[int]) -> Losses:
 
 @torch.no_grad()
 def draw_sheet(
-    networks: Networks, vae: VAE, runs: Path, stage: BaseStage, tokenizer: PromptTokenizer
+    networks: Networks,
+    vae: VAE,
+    runs: Path,
+    stage: BaseStage,
+    tokenizer: PromptTokenizer,
+    size: Size,
 ) -> None:
     """Pictures of the fixed prompts, guidance 4 and 20 steps, as they would be generated."""
     tokens = [tokenizer.encode(p) for p in stage.sheet_prompts]
-    images = sample(networks, vae, tokens, tokenizer, side=SHEET_SIDE, steps=20, guidance=4.0)
+    images = sample(networks, vae, tokens, tokenizer, size, steps=20, guidance=4.0)
     per_row = 10
     rows = [np.concatenate(images[i : i + per_row], axis=1) for i in range(0, len(images), per_row)]
     sheet = Image.fromarray(np.concatenate([r for r in rows if r.shape[1] == rows[0].shape[1]]))
@@ -227,26 +233,28 @@ def sample(
     vae: VAE,
     tokens: list[list[int]],
     tokenizer: PromptTokenizer,
-    side: int,
+    size: Size,
     steps: int,
     guidance: float,
 ) -> list[np.ndarray]:
     """Guided Euler sampling of one pack; the engine's path in miniature, for sheets only."""
-    count, half = len(tokens), side // 2
+    width, height = (side // vae.config.factor for side in size)
+    count, rows, columns = len(tokens), height // latents.PATCH, width // latents.PATCH
     pack = tokens + [tokenizer.encode(BLANK)] * count
     text = networks.features(pack, tokenizer.prefix)
-    layout = Layout(tuple(Segment(half, half, len(t)) for t in pack))
-    sigmas = schedule(steps, half * half, ScheduleConfig(max_shift=0.9))
+    layout = Layout(tuple(Segment(rows, columns, len(t)) for t in pack))
+    sigmas = schedule(steps, rows * columns, ScheduleConfig(max_shift=0.9))
     table = networks.transformer.bake(sigmas[:-1])
     device = text.device
-    x = torch.stack([torch.randn(16, side, side, generator=seeded(i)) for i in range(count)])
+    shape = (vae.config.z_dim, height, width)
+    x = torch.stack([torch.randn(shape, generator=seeded(i)) for i in range(count)])
     x_TC = torch.cat([latents.pack(z) for z in x]).to(device)
     for i in range(steps):
-        rows = torch.full((2 * count,), i, device=device)
-        out = networks.transformer(torch.cat([x_TC, x_TC]), text, layout, table, rows)
+        step = torch.full((2 * count,), i, device=device)
+        out = networks.transformer(torch.cat([x_TC, x_TC]), text, layout, table, step)
         cond, blank = out.float().chunk(2)
         x_TC = flow.euler(x_TC, guide(cond, blank, guidance), sigmas[i], sigmas[i + 1])
-    grid = [latents.unpack(z, half, half) for z in x_TC.split(half * half)]
+    grid = [latents.unpack(z, rows, columns) for z in x_TC.split(rows * columns)]
     return list(to_bytes(vae.decode(vae.denormalise(torch.stack(grid)))))
 
 

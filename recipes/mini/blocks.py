@@ -20,7 +20,6 @@ from danqing.types import BLANK
 from recipes.mini.captions import draw_caption
 from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage
-from recipes.mini.crops import SIDE
 from recipes.mini.facts import Facts
 from recipes.mini.plan import ALONE, KINDS
 from recipes.mini.stream import Stream
@@ -67,17 +66,16 @@ class Batches(Dataset[list[Block]]):
 
     def compose(self, number: int, size: Size, alone: bool) -> tuple[Tensor, list[Facts]]:
         """About as many pixels at every size."""
-        most = self.stage.batch // self.stage.views
-        count = max(1, most * SIDE * SIDE // (size[0] * size[1]))
+        most, (width, height) = self.stage.batch // self.stage.views, self.sizes[0]
+        count = max(1, most * width * height // (size[0] * size[1]))
         kinds = ALONE if alone else KINDS
         pictures = [self.stream.picture(number * most + i, size, kinds) for i in range(count)]
         return torch.from_numpy(np.stack([p.image for p in pictures])), [p.facts for p in pictures]
 
     def size(self, step: int) -> Size:
-        """Only small pictures at first, then every size in turn; a block that comes again finds
-        its own."""
-        early = self.stage.share(step) < self.stage.small
-        return (SIDE, SIDE) if early else self.sizes[step % LAG % len(self.sizes)]
+        """The first one, later each in turn; a block that comes again finds its own."""
+        early = self.stage.share(step) < self.stage.square
+        return self.sizes[0] if early else self.sizes[step % LAG % len(self.sizes)]
 
     def caption(self, rng: random.Random, facts: Facts) -> list[int]:
         blank = rng.random() < self.stage.dropout

@@ -65,23 +65,31 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class StartStage:
-    """``model``: a name that ``danqing.load`` takes, to go on from."""
+    """``model``: a name that ``danqing.load`` takes, to go on from. ``vae``: with its VAE, too, not
+    with the one that this recipe has trained."""
 
     model: str
+    vae: bool
 
 
 @dataclass(frozen=True)
 class VAEStage:
     """The VAE and its training; ``decay``: the last share of steps, with a falling rate.
 
-    It sees more ``styles`` than the base, so that adapters can teach some of them.
+    It sees more ``styles`` than the base, so that adapters can teach some of them. It grows from
+    one without the last of ``dim_mult`` and with ``outer_z_dim``, which sees ``outer_pictures``.
+    At last its decoder alone sees ``decoder_pictures``: the latents stay what they are.
     """
 
     styles: tuple[str, ...]
     base_dim: int
     dim_mult: tuple[int, ...]
+    z_dim: int
     num_res_blocks: int
+    outer_z_dim: int
+    outer_pictures: int
     pictures: int
+    decoder_pictures: int
     batch: int
     muon_rate: float
     adam_rate: float
@@ -111,10 +119,11 @@ class TextStage:
 class BaseStage:
     """Text encoder and transformer, and their training.
 
-    ``batch`` counts small pictures; larger ones come in fewer, for about as many pixels. ``views``:
-    how often each picture is shown, with other captions and noise. ``small``: the first share
-    of the steps, with small ones only; ``alone``: with single things in the middle only. ``shift``
-    moves the sigmas to the noise; it goes from ``first_shift`` there while pictures are small.
+    ``batch`` counts pictures of the first size; larger ones come in fewer, for about as many
+    pixels. ``views``: how often each picture is shown, with other captions and noise. Shares of the
+    steps, from the first one on: ``square`` with the first size only, ``alone`` with single things
+    in the middle only, ``calming`` with a shift of the sigmas to the noise that goes from
+    ``first_shift`` to ``shift``.
     ``text_share``: of the rates, for the text encoder. Muon's steps are as large as its rate says,
     however small the gradient is, and what the encoder has read would be lost in them while the
     transformer cannot use it yet.
@@ -132,8 +141,9 @@ class BaseStage:
     pictures: int
     batch: int
     views: int
-    small: float
+    square: float
     alone: float
+    calming: float
     muon_rate: float
     adam_rate: float
     text_share: float
@@ -152,7 +162,7 @@ class BaseStage:
 
     def shift_at(self, step: int) -> float:
         """Level factors from one shift to the other."""
-        way = min(1.0, self.share(step) / self.small) if self.small else 1.0
+        way = min(1.0, self.share(step) / self.calming) if self.calming else 1.0
         return self.first_shift ** (1 - way) * self.shift**way
 
 

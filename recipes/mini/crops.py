@@ -15,7 +15,7 @@ from recipes.mini.stream import Stream
 
 SIDE = 64
 WHOLE = 0.2  # share of the steps with whole pictures of one size
-SMALL = 0.4  # share of small pictures among the pieces
+SMALL = 0.1  # share of small pictures among the pieces
 TRIES = 4
 FLAT = 8.0  # deviation of the pixels below which a piece shows next to nothing
 

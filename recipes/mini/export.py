@@ -12,11 +12,11 @@ from torch import Tensor
 
 from danqing.models.text_encoder import TextEncoderConfig
 from danqing.models.tokenizer import PromptTokenizer
-from danqing.models.vae import VAE, VAEConfig
+from danqing.models.vae import VAE
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.training.distill.prompts import OWN
 from danqing.weights.export import save_component
-from recipes.mini.base import Networks, read_config
+from recipes.mini.base import Networks, load_vae
 from recipes.mini.captions import draw_caption
 from recipes.mini.config import Config
 from recipes.mini.files import write_atomic, write_json
@@ -44,10 +44,9 @@ VISION = {
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
-    networks = Networks(config.base, tokenizer.vocabulary)
+    vae = load_vae(runs)
+    networks = Networks(config.base, tokenizer.vocabulary, vae.config.z_dim)
     networks.load_state_dict(load_file(runs / "base" / "ema.safetensors"))
-    vae = VAE(VAEConfig(**read_config(runs / "vae" / "config.json")))
-    vae.load_state_dict(load_file(runs / "vae" / "vae.safetensors"))
     folder = runs / "model"
     if folder.exists():
         shutil.rmtree(folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.vae import VAE
 from recipes.mini.captions import draw_captions
-from recipes.mini.crops import SIDE
+from recipes.mini.compose import Size
 from recipes.mini.facts import Facts
 from recipes.mini.stream import Stream
 from recipes.mini.vae import to_float
@@ -40,14 +40,14 @@ class Gauged:
 class Gauge:
     """The pictures and the captions in three versions, of the same number of tokens or not."""
 
-    def __init__(self, stream: Stream, tokenizer: PromptTokenizer, count: int) -> None:
+    def __init__(self, stream: Stream, tokenizer: PromptTokenizer, count: int, size: Size) -> None:
         facts: list[Facts] = []
         images, number = [], 0
         while len(facts) < count:
             own = stream.facts(number)
             if own.alone and own.tint is None:
                 facts.append(own)
-                images.append(stream.picture(number, (SIDE, SIDE)).image)
+                images.append(stream.picture(number, size).image)
             number += 1
         turned = facts[1:] + facts[:1]
         renamed = [replace(f, concept=o.concept) for f, o in zip(facts, turned, strict=True)]

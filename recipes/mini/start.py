@@ -20,8 +20,9 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     for folder in ("vae", "base"):
         (runs / folder).mkdir(parents=True, exist_ok=True)
     shutil.copytree(model.folder / "tokenizer", runs / "tokenizer", dirs_exist_ok=True)
-    write_json(runs / "vae" / "config.json", asdict(model.vae.config))
-    save_file(dict(model.vae.state_dict()), runs / "vae" / "vae.safetensors")
+    if config.start.vae:
+        write_json(runs / "vae" / "config.json", asdict(model.vae.config))
+        save_file(dict(model.vae.state_dict()), runs / "vae" / "vae.safetensors")
     parts = {"text_encoder": model.text_encoder, "transformer": model.transformer}
     state = {f"{part}.{n}": t for part, own in parts.items() for n, t in own.state_dict().items()}
     save_file(state, runs / "base" / START)

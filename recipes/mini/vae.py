@@ -5,21 +5,25 @@ term that keeps the latents smooth. The latents' mean and deviation per channel 
 every save and go into the model's configuration, as in the published file.
 """
 
+import re
+import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from danqing.models.vae import VAE, VAEConfig
 from recipes.mini.art import load_bank
 from recipes.mini.compose import Size
-from recipes.mini.config import Config, VAEStage
+from recipes.mini.config import Config, DataConfig, VAEStage, frozen
 from recipes.mini.crops import SIDE, Crops
-from recipes.mini.files import write_json
+from recipes.mini.files import read_json, write_json
 from recipes.mini.loop import (
     Average,
     Budget,
@@ -32,15 +36,47 @@ from recipes.mini.stream import Stream, batches
 
 HELD_PICTURES = 24  # of each size, for the PSNR
 SHEET_SCALE = 2
+# What a VAE that halves once more takes over.
+OUTER = ("encoder.conv_in.", "encoder.down_blocks.", "decoder.up_blocks.", "decoder.norm_out.",
+         "decoder.conv_out.")  # fmt: skip
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
+    """The outer VAE, the whole one, then its decoder alone, in the minutes that there are."""
     stage, folder = config.vae, runs / "vae"
+    data = replace(config.data, styles=stage.styles)
+    load_bank(replace(config, data=data), runs)
+    outer = replace(
+        stage,
+        dim_mult=stage.dim_mult[:-1],
+        z_dim=stage.outer_z_dim,
+        pictures=stage.outer_pictures,
+    )
+    decoder = replace(stage, pictures=stage.decoder_pictures)
+    started = time.monotonic()
+
+    def done(stage: VAEStage, name: str, vae: VAE) -> bool:
+        left = None if minutes is None else minutes - (time.monotonic() - started) / 60
+        return learn(stage, data, runs, folder / name, left, vae)
+
+    if done(outer, "outer", build(outer)) and done(stage, "whole", grown(stage, folder / "outer")):
+        hand_on(folder / "whole", folder)
+        done(decoder, "decoder", with_still_encoder(folder / "whole"))
+        hand_on(folder / "decoder", folder)
+
+
+def hand_on(phase: Path, folder: Path) -> None:
+    """To the next stages."""
+    for name in ("vae.safetensors", "config.json"):
+        shutil.copyfile(phase / name, folder / name)
+
+
+def learn(
+    stage: VAEStage, own: DataConfig, runs: Path, folder: Path, minutes: float | None, vae: VAE
+) -> bool:
+    """Whether all of the training is done."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    own = replace(config.data, styles=stage.styles)
-    load_bank(replace(config, data=own), runs)
-    torch.manual_seed(stage.seed)
-    vae = build(stage).to(device)
+    vae = vae.to(device)
     average = Average(vae, stage.ema)
     optimisers = Optimisers(vae, is_inside, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
@@ -67,17 +103,47 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         publish(shadow, steps, folder)
 
     parts: dict[str, Stateful] = {"vae": vae, "optimisers": optimisers, "average": average}
-    train(parts, step_fn, budget, folder, on_save)
+    return train(parts, step_fn, budget, folder, on_save) == budget.steps
+
+
+def grown(stage: VAEStage, outer: Path) -> VAE:
+    """Between the pixels and its innermost level it begins as the outer VAE: by itself it learns
+    five times as slowly (LOG.md)."""
+    vae, own = build(stage), {}
+    state = vae.state_dict()
+    for name, tensor in load_file(outer / "vae.safetensors").items():
+        name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up_blocks.{int(found[1]) + 1}", name)
+        if name.startswith(OUTER) and state[name].shape == tensor.shape:
+            own[name] = tensor
+    vae.load_state_dict(state | own)
+    return vae
+
+
+def with_still_encoder(folder: Path) -> VAE:
+    vae = load(folder)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    return vae
+
+
+def load(folder: Path) -> VAE:
+    own: dict[str, Any] = {k: frozen(v) for k, v in read_json(folder / "config.json").items()}
+    vae = VAE(VAEConfig(**own))
+    vae.load_state_dict(load_file(folder / "vae.safetensors"))
+    return vae
 
 
 def build(stage: VAEStage) -> VAE:
+    torch.manual_seed(stage.seed)
     return VAE(
         VAEConfig(
             base_dim=stage.base_dim,
+            z_dim=stage.z_dim,
             dim_mult=stage.dim_mult,
             num_res_blocks=stage.num_res_blocks,
-            latents_mean=(0.0,) * 16,
-            latents_std=(1.0,) * 16,
+            temperal_downsample=(False, *(True,) * (len(stage.dim_mult) - 2)),
+            latents_mean=(0.0,) * stage.z_dim,
+            latents_std=(1.0,) * stage.z_dim,
         )
     )
 
@@ -154,7 +220,7 @@ def write_sheet(images: np.ndarray, output: np.ndarray, path: Path, columns: int
 
 @torch.no_grad()
 def publish(vae: VAE, steps: Crops, folder: Path) -> None:
-    """The network for the next stages, with what its latents measure on training pictures."""
+    """The network, with what its latents measure on training pictures."""
     device = next(vae.parameters()).device
     moments = [vae.encode(to_float(steps[n]).to(device)) for n in range(8)]
     mean, logvar = (

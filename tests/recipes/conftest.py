@@ -56,12 +56,16 @@ def config(full_config: Config) -> Config:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A runs folder whose art package is already fetched."""
-    assets = package_folder(tmp_path, STYLES["3d"].package) / "assets"
+    return fetched(tmp_path)
+
+
+def fetched(runs: Path) -> Path:
+    """A runs folder whose art package is there."""
+    assets = package_folder(runs, STYLES["3d"].package) / "assets"
     assets.mkdir(parents=True)
     for code, rgb in DISCS.items():
         disc(rgb).save(assets / f"{code}.webp", lossless=True)
-    return tmp_path
+    return runs
 
 
 @pytest.fixture

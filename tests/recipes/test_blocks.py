@@ -24,7 +24,7 @@ def steps(config: Config, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Batche
     monkeypatch.setattr(blocks, "LAG", 3)
     load_bank(config, runs)
     tiny.write_tokenizer(runs / "tokenizer")
-    stage = replace(config.base, pictures=160, batch=8, views=VIEWS, small=0.5, alone=0.25)
+    stage = replace(config.base, pictures=160, batch=8, views=VIEWS, square=0.5, alone=0.25)
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
     return Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
 
@@ -32,10 +32,10 @@ def steps(config: Config, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Batche
 @pytest.fixture
 def network(config: Config) -> VAE:
     torch.manual_seed(0)
-    return vae.build(replace(config.vae, base_dim=8, dim_mult=(1, 1, 2, 2))).eval()
+    return vae.build(replace(config.vae, base_dim=8, dim_mult=(1, 1, 2, 2), z_dim=16)).eval()
 
 
-def test_small_ones_first_then_every_size_with_about_as_many_pixels(steps: Batches) -> None:
+def test_the_first_size_first_then_every_one_with_about_as_many_pixels(steps: Batches) -> None:
     shapes = [{tuple(block.images.shape) for block in steps[n]} for n in range(20)]
     assert all(own == {(4, 64, 64, 3)} for own in shapes[:10])
     assert all(len(own) == 1 for own in shapes)  # one size in a pack

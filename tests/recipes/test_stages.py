@@ -2,12 +2,14 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import danqing
 from recipes.mini import (
@@ -32,18 +34,21 @@ from recipes.mini.crops import Crops
 from recipes.mini.facts import held_out
 from recipes.mini.stream import Stream
 from tests import tiny
+from tests.recipes.conftest import fetched
 
 
-@pytest.fixture
-def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+@pytest.fixture(scope="module")
+def small(config: Config) -> Iterator[Config]:
     """The miniature of conftest.py, with networks of a few thousand parameters."""
-    monkeypatch.setattr(vae, "HELD_PICTURES", 8)
     latent = replace(
         config.vae,
         styles=("3d",),
         base_dim=8,
-        dim_mult=(1, 1, 2, 2),
+        dim_mult=(1, 1, 2, 2, 2),
+        z_dim=8,
+        outer_pictures=16,
         pictures=24,
+        decoder_pictures=16,
         batch=8,
         warm_up=2,
     )
@@ -63,15 +68,25 @@ def small(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
         sheet_prompts=("a fox", "狐狸"),
     )
     reading = replace(config.text, captions=24, batch=8, warm_up=2)
-    return replace(config, vae=latent, text=reading, base=painter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "HELD_PICTURES", 8)
+        yield replace(config, vae=latent, text=reading, base=painter)
 
 
-@pytest.fixture
-def trained(small: Config, runs: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all stages leave behind."""
+    runs = fetched(tmp_path_factory.mktemp("made"))
     tiny.write_tokenizer(runs / "tokenizer")
     for stage in (data, vae, text, base, export, judge, reader):
         stage.run(small, runs, None)
     return runs
+
+
+@pytest.fixture
+def trained(made: Path, tmp_path: Path) -> Path:
+    """A copy, to go on with."""
+    return shutil.copytree(made, tmp_path / "trained")
 
 
 def test_from_drawings_to_pictures(small: Config, trained: Path) -> None:
@@ -90,7 +105,7 @@ def check_latents_are_normalised(config: Config, runs: Path) -> None:
     images = np.stack([stream.picture(i, (64, 64)).image for i in range(64)])
     moments = vae_.encode(vae.to_float(torch.from_numpy(images)))
     clean = blocks.draw_latents(vae_, moments, torch.Generator().manual_seed(0))
-    assert clean.shape == (64, 16, 8, 8)
+    assert clean.shape == (64, 8, 4, 4)
     assert abs(clean.mean().item()) < 0.1
     assert clean.std().item() == pytest.approx(1.0, abs=0.15)
 
@@ -98,17 +113,35 @@ def check_latents_are_normalised(config: Config, runs: Path) -> None:
 def check_goes_on(config: Config, runs: Path) -> None:
     """From a model folder alone another training has the weights that the model has."""
     again = runs.with_name("again")
-    start.run(replace(config, start=StartStage(str(runs / "model"))), again, None)
+    start.run(replace(config, start=StartStage(str(runs / "model"), vae=False)), again, None)
+    assert not (again / "vae" / "config.json").exists()
+    start.run(replace(config, start=StartStage(str(runs / "model"), vae=True)), again, None)
     pipe = danqing.load(str(runs / "model"))
-    networks = base.begin(base.Networks(config.base, pipe.model.tokenizer.vocabulary), again)
+    networks = base.begin(base.Networks(config.base, pipe.model.tokenizer.vocabulary, 8), again)
     own = networks.transformer.state_dict()
     assert all(torch.equal(own[n], t) for n, t in pipe.model.transformer.state_dict().items())
     words = networks.text_encoder.state_dict()
     assert all(torch.equal(words[n], t) for n, t in pipe.model.text_encoder.state_dict().items())
-    latent = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    latent = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(base.load_vae(again).decode(latent), pipe.model.vae.decode(latent))
     tokenizer = base.PromptTokenizer.from_folder(again / "tokenizer")
     assert tokenizer.encode("狐狸") == pipe.model.tokenizer.encode("狐狸")
+    check_another_vae(config, again)
+
+
+def check_another_vae(config: Config, runs: Path) -> None:
+    """What is learnt stays, but for the layers that its latents pass through."""
+    vocabulary = base.PromptTokenizer.from_folder(runs / "tokenizer").vocabulary
+    before = base.begin(base.Networks(config.base, vocabulary, 8), runs).state_dict()
+    after = base.begin(base.Networks(config.base, vocabulary, 4), runs).state_dict()
+    changed = {n for n in before if before[n].shape != after[n].shape}
+    assert changed == {
+        f"transformer.{n}" for n in ("img_in.weight", "proj_out.weight", "proj_out.bias")
+    }
+    assert all(torch.equal(before[n], after[n]) for n in set(before) - changed)
+    wider = base.Networks(replace(config.base, text_inner=96), vocabulary, 8)
+    with pytest.raises(ValueError, match="set \\[base\\] alike"):
+        base.begin(wider, runs)
 
 
 def check_scores(config: Config, runs: Path) -> None:
@@ -182,9 +215,33 @@ def test_a_resumed_vae_ends_where_an_unbroken_one_does(small: Config, runs: Path
     unbroken = (runs / "vae" / "vae.safetensors").read_bytes()
     shutil.rmtree(runs / "vae")
     vae.run(small, runs, minutes=0)
-    assert checkpoint.load(runs / "vae" / "state")["step"] == 0
+    assert checkpoint.load(runs / "vae" / "outer" / "state")["step"] == 0
+    assert not (runs / "vae" / "whole").exists()
     vae.run(small, runs, None)
     assert (runs / "vae" / "vae.safetensors").read_bytes() == unbroken
+
+
+def test_a_grown_vae_is_the_outer_one_about_its_innermost_level(small: Config, made: Path) -> None:
+    outer = load_file(made / "vae" / "outer" / "vae.safetensors")
+    state = vae.grown(small.vae, made / "vae" / "outer").state_dict()
+    fresh = vae.build(small.vae).state_dict()
+    for name in ("encoder.conv_in.weight", "encoder.down_blocks.4.conv1.weight",
+                 "decoder.conv_out.bias"):  # fmt: skip
+        assert torch.equal(state[name], outer[name])
+    inside = "decoder.up_blocks.{}.resnets.0.conv2.weight".format
+    assert torch.equal(state[inside(4)], outer[inside(3)])
+    for name in (inside(0), "encoder.mid_block.resnets.0.conv1.weight", "quant_conv.weight"):
+        assert torch.equal(state[name], fresh[name])
+
+
+def test_the_decoder_learns_on_while_the_latents_stay(made: Path) -> None:
+    """So the transformer may be trained by then."""
+    before, after = vae.load(made / "vae" / "whole"), vae.load(made / "vae")
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    latent = after.encode(image)[0]
+    assert torch.equal(before.encode(image)[0], latent)
+    assert before.config == after.config
+    assert not torch.equal(before.decode(latent), after.decode(latent))
 
 
 def test_resumed_base_stage_goes_on(small: Config, trained: Path) -> None:
@@ -216,8 +273,8 @@ def test_captions_that_tell_nothing_leave_no_difference(small: Config, runs: Pat
     for stage in (data, vae):
         stage.run(small, runs, None)
     tokenizer = base.PromptTokenizer.from_folder(runs / "tokenizer")
-    pictures = gauge.Gauge(Stream(small.data, runs, "held"), tokenizer, 12)
-    networks, decoder = base.Networks(small.base, tokenizer.vocabulary), base.load_vae(runs)
+    pictures = gauge.Gauge(Stream(small.data, runs, "held"), tokenizer, 12, (64, 64))
+    networks, decoder = base.Networks(small.base, tokenizer.vocabulary, 8), base.load_vae(runs)
 
     def measured() -> gauge.Gauged:
         losses = base.losses_of(networks, tokenizer.prefix)
