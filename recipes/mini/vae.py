@@ -34,6 +34,7 @@ from recipes.mini.loop import (
 from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream, batches
 
+FILES = ("vae.safetensors", "config.json")
 HELD_PICTURES = 24  # of each size, for the PSNR
 SHEET_SCALE = 2
 # What a VAE that halves once more takes over.
@@ -60,19 +61,13 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         return learn(stage, data, runs, folder / name, left, vae)
 
     if done(outer, "outer", build(outer)) and done(stage, "whole", grown(stage, folder / "outer")):
-        hand_on(folder / "whole", folder)
         done(decoder, "decoder", with_still_encoder(folder / "whole"))
-        hand_on(folder / "decoder", folder)
-
-
-def hand_on(phase: Path, folder: Path) -> None:
-    """To the next stages."""
-    for name in ("vae.safetensors", "config.json"):
-        shutil.copyfile(phase / name, folder / name)
+        for name in FILES:  # for the next stages: whatever the decoder has learnt by now
+            shutil.copyfile(folder / "decoder" / name, folder / name)
 
 
 def learn(
-    stage: VAEStage, own: DataConfig, runs: Path, folder: Path, minutes: float | None, vae: VAE
+    stage: VAEStage, data: DataConfig, runs: Path, folder: Path, minutes: float | None, vae: VAE
 ) -> bool:
     """Whether all of the training is done."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,8 +75,8 @@ def learn(
     average = Average(vae, stage.ema)
     optimisers = Optimisers(vae, is_inside, stage)
     budget = Budget(stage.pictures, stage.batch, minutes)
-    steps = Crops(Stream(own, runs, "train"), own.sizes, stage)
-    held = held_pictures(Stream(own, runs, "held"), own.sizes)
+    steps = Crops(Stream(data, runs, "train"), data.sizes, stage)
+    held = held_pictures(Stream(data, runs, "held"), data.sizes)
     source = None
 
     def step_fn(step: int) -> float:
@@ -108,7 +103,7 @@ def learn(
 
 def grown(stage: VAEStage, outer: Path) -> VAE:
     """Between the pixels and its innermost level it begins as the outer VAE: by itself it learns
-    five times as slowly (LOG.md)."""
+    half as fast (LOG.md)."""
     vae, own = build(stage), {}
     state = vae.state_dict()
     for name, tensor in load_file(outer / "vae.safetensors").items():
@@ -127,9 +122,12 @@ def with_still_encoder(folder: Path) -> VAE:
 
 
 def load(folder: Path) -> VAE:
-    own: dict[str, Any] = {k: frozen(v) for k, v in read_json(folder / "config.json").items()}
+    weights, config = (folder / name for name in FILES)
+    if not weights.exists():
+        raise FileNotFoundError(f"{weights} is missing; run the stage `vae` to its decoder first")
+    own: dict[str, Any] = {k: frozen(v) for k, v in read_json(config).items()}
     vae = VAE(VAEConfig(**own))
-    vae.load_state_dict(load_file(folder / "vae.safetensors"))
+    vae.load_state_dict(load_file(weights))
     return vae
 
 

@@ -31,7 +31,6 @@ def steps(config: Config, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Batche
 
 @pytest.fixture
 def network(config: Config) -> VAE:
-    torch.manual_seed(0)
     return vae.build(replace(config.vae, base_dim=8, dim_mult=(1, 1, 2, 2), z_dim=16)).eval()
 
 

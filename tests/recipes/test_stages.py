@@ -217,6 +217,8 @@ def test_a_resumed_vae_ends_where_an_unbroken_one_does(small: Config, runs: Path
     vae.run(small, runs, minutes=0)
     assert checkpoint.load(runs / "vae" / "outer" / "state")["step"] == 0
     assert not (runs / "vae" / "whole").exists()
+    with pytest.raises(FileNotFoundError, match="run the stage `vae` to its decoder first"):
+        base.load_vae(runs)
     vae.run(small, runs, None)
     assert (runs / "vae" / "vae.safetensors").read_bytes() == unbroken
 
