@@ -18,7 +18,7 @@ class Request:
         prompt: what to paint, in English or Chinese.
         negative: what to steer away from; used where ``guidance`` > 1.
         seed: of the picture's own noise, 0 <= seed < 2**63.
-        size: (width, height) in pixels, multiples of 16.
+        size: (width, height) in pixels, multiples of the model's patch (16 with Qwen-Image).
         steps: network evaluations along the schedule.
         sigmas: a plain list of falling noise levels in place of ``steps``; the closing 0 may be
             left out.

@@ -64,7 +64,11 @@ Count = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="WxH", help="Width and height, multiples of 16.", rich_help_panel=PICTURE),
+    typer.Option(
+        metavar="WxH",
+        help="Width and height, multiples of 16, or of a larger patch of the model.",
+        rich_help_panel=PICTURE,
+    ),
 ]
 Steps = Annotated[
     str | None,

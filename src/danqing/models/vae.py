@@ -61,7 +61,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, each [B, z_dim, H/8, W/8]; H and W must be multiples of 8."""
+        """Mean and log-variance, each [B, z_dim, H/f, W/f]; f (``factor``) divides H and W."""
         return split_moments(self.encode_raw(image_BCHW))
 
     def encode_raw(self, image_BCHW: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class VAE(nn.Module):
         return self.quant_conv(self.encoder(image_BCHW))
 
     def decode(self, latent_BCYX: Tensor) -> Tensor:
-        """The image, [B, 3, 8 Y, 8 X], clamped to [-1, 1]."""
+        """The image, [B, 3, f Y, f X], clamped to [-1, 1]."""
         return self.decode_raw(latent_BCYX).clamp(-1.0, 1.0)
 
     def decode_raw(self, latent_BCYX: Tensor) -> Tensor:
