@@ -42,6 +42,7 @@ from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream, batches
 from recipes.mini.text import build_encoder, features, initialise, load_encoder
 from recipes.mini.vae import to_bytes
+from recipes.mini.worth import of_tokens, worth
 
 HELD = 256  # pictures that the loss is measured on
 SAVE_EVERY = 6.0  # minutes; gauge and sheet take some 20 seconds of two CPU cores
@@ -103,6 +104,8 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         lambda name: stage.text_share if name.startswith("text_encoder.") else 1.0,
     )
     budget = Budget(stage.pictures, stage.batch, minutes, SAVE_EVERY)
+    size = config.data.sizes[0]
+    weights = of_tokens(worth(vae, Stream(config.data, runs, "train"), size, stage.even))
 
     def step_fn(step: int) -> float:
         nonlocal source
@@ -110,18 +113,18 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         moments, tokens = seen.gather(next(source), step)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         latent = draw_latents(vae, moments, noise)
-        loss = flow_loss(networks, latent, tokens, noise, stage.shift_at(step), tokenizer.prefix)
+        shift = stage.shift_at(step)
+        loss = flow_loss(networks, latent, tokens, noise, shift, tokenizer.prefix, weights)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
 
     shadow = Networks(stage, tokenizer.vocabulary, vae.config.z_dim).to(device)
-    size = config.data.sizes[0]
     gauge = Gauge(Stream(config.data, runs, "held"), tokenizer, HELD, size)
 
     def on_save(step: int) -> None:
         shadow.load_state_dict(average.shadow)
-        found = gauge.measure(vae, device, losses_of(shadow, tokenizer.prefix))
+        found = gauge.measure(vae, device, losses_of(shadow, tokenizer.prefix, weights))
         print(f"base: step {step}  {found}", flush=True)
         draw_sheet(shadow, vae, runs, stage, tokenizer, size)
         save_file(
@@ -166,13 +169,14 @@ def flow_loss(
     generator: torch.Generator,
     shift: float,
     template: list[int],
+    weights: Tensor,
 ) -> Tensor:
     """Logit-normal noise levels (Esser et al. 2024, arXiv 2403.03206, eq. 19), shifted to the
     noise."""
     size = len(latent_BCYX)
     noise = torch.randn(latent_BCYX.shape, generator=generator)
     odds = shift * torch.randn(size, generator=generator).exp()
-    return loss_at(networks, latent_BCYX, tokens, noise, odds / (1 + odds), template)
+    return loss_at(networks, latent_BCYX, tokens, noise, odds / (1 + odds), template, weights)
 
 
 def loss_at(
@@ -182,7 +186,9 @@ def loss_at(
     noise_BCYX: Tensor,
     sigma: Tensor,
     template: list[int],
+    weights: Tensor,
 ) -> Tensor:
+    """``weights``: of the numbers in a token (``worth``), [1, patch * patch * C]."""
     device, size = latent_BCYX.device, len(latent_BCYX)
     clean = torch.stack([latents.pack(x) for x in latent_BCYX])
     noise = torch.stack([latents.pack(x) for x in noise_BCYX]).to(device)
@@ -196,16 +202,17 @@ def loss_at(
         output = networks.transformer(
             sample, text, layout, table, torch.arange(size, device=device)
         )
-    return (output.float() - flow.velocity(clean, noise).flatten(0, 1)).square().mean()
+    error = output.float() - flow.velocity(clean, noise).flatten(0, 1)
+    return (weights * error.square()).mean()
 
 
-def losses_of(networks: Networks, template: list[int]) -> Losses:
+def losses_of(networks: Networks, template: list[int], weights: Tensor) -> Losses:
     """For the gauge: always with the same noise."""
 
     def losses(latent_BCYX: Tensor, tokens: list[list[int]], level: float) -> float:
         noise = torch.randn(latent_BCYX.shape, generator=seeded(0))
         sigma = torch.full((len(tokens),), level)
-        return loss_at(networks, latent_BCYX, tokens, noise, sigma, template).item()
+        return loss_at(networks, latent_BCYX, tokens, noise, sigma, template, weights).item()
 
     return losses
 

@@ -123,7 +123,8 @@ class BaseStage:
     pixels. ``views``: how often each picture is shown, with other captions and noise. Shares of the
     steps, from the first one on: ``square`` with the first size only, ``alone`` with single things
     in the middle only, ``calming`` with a shift of the sigmas to the noise that goes from
-    ``first_shift`` to ``shift``.
+    ``first_shift`` to ``shift``. ``even``: the share of the loss's weight that all channels of the
+    latents get alike; the rest goes by what each changes in the pixels (``worth``).
     ``text_share``: of the rates, for the text encoder. Muon's steps are as large as its rate says,
     however small the gradient is, and what the encoder has read would be lost in them while the
     transformer cannot use it yet.
@@ -153,6 +154,7 @@ class BaseStage:
     dropout: float
     first_shift: float
     shift: float
+    even: float
     seed: int
     sheet_prompts: tuple[str, ...]
 

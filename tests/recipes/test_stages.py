@@ -279,7 +279,8 @@ def test_captions_that_tell_nothing_leave_no_difference(small: Config, runs: Pat
     networks, decoder = base.Networks(small.base, tokenizer.vocabulary, 8), base.load_vae(runs)
 
     def measured() -> gauge.Gauged:
-        losses = base.losses_of(networks, tokenizer.prefix)
+        weights = torch.ones(1, 32)
+        losses = base.losses_of(networks, tokenizer.prefix, weights)
         return pictures.measure(decoder, torch.device("cpu"), losses)
 
     blind = measured()
