@@ -93,7 +93,8 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     torch.manual_seed(stage.seed)
     tokenizer = PromptTokenizer.from_folder(runs / "tokenizer")
     vae = load_vae(runs).to(device)
-    steps = Batches(Stream(config.data, runs, "train"), config.data.sizes, stage, tokenizer)
+    stream, size = Stream(config.data, runs, "train"), config.data.sizes[0]
+    steps = Batches(stream, config.data.sizes, stage, tokenizer)
     seen, source = Seen(vae, steps), None
     networks = begin(Networks(stage, tokenizer.vocabulary, vae.config.z_dim), runs).to(device)
     average = Average(networks, stage.ema)
@@ -104,8 +105,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         lambda name: stage.text_share if name.startswith("text_encoder.") else 1.0,
     )
     budget = Budget(stage.pictures, stage.batch, minutes, SAVE_EVERY)
-    size = config.data.sizes[0]
-    weights = of_tokens(worth(vae, Stream(config.data, runs, "train"), size, stage.even))
+    weights = of_tokens(worth(vae, stream, size, stage.even))
 
     def step_fn(step: int) -> float:
         nonlocal source
