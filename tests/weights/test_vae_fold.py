@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from danqing.weights.export import save_component
-from danqing.weights.vae_fold import fold, unfold
+from danqing.weights.model import open_model
+from danqing.weights.vae_fold import flat, fold, unfold
 from tests import tiny
 from tests.weights.edit import weights_file
 
@@ -40,17 +41,35 @@ def test_published_shapes(tmp_path: Path) -> None:
 
 
 def test_what_a_single_frame_never_meets_is_zero() -> None:
-    flat = tiny.draw(4, 3, 3, 3)
-    full = unfold("decoder.conv_in.weight", flat)
+    plane = tiny.draw(4, 3, 3, 3)
+    full = unfold("decoder.conv_in.weight", plane)
     assert full[:, :, :2].abs().max() == 0
-    assert torch.equal(full[:, :, 2], flat)
+    assert torch.equal(full[:, :, 2], plane)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_folding_inverts_unfolding(name: str) -> None:
     published = SHAPES[name]
     ours = tiny.draw(*published)
-    flat = fold(ours)
-    assert flat.ndim <= 4
-    assert torch.equal(fold(unfold(name, flat)), flat)
-    assert tuple(unfold(name, flat).shape) == published
+    plane = fold(ours)
+    assert plane.ndim <= 4
+    assert torch.equal(fold(unfold(name, plane)), plane)
+    assert torch.equal(fold(flat(name, plane)), plane)
+    assert tuple(unfold(name, plane).shape) == published
+
+
+def test_a_flat_file_is_opened_as_the_same_model(tiny_copy: Path) -> None:
+    """With a third of the bytes in its 3x3 kernels, and without convolutions over time."""
+    device, dtype = torch.device("cpu"), torch.float32
+    whole = open_model("whole", tiny_copy, device, dtype)
+    before = weights_file(tiny_copy, "vae").stat().st_size
+    save_component("vae", whole.vae, tiny_copy, dtype=dtype, flat=True)
+    assert weights_file(tiny_copy, "vae").stat().st_size < before / 2
+    names = load_file(weights_file(tiny_copy, "vae"))
+    assert {t.shape[2] for t in names.values() if t.ndim == 5} == {1}
+    assert not [name for name in names if "time_conv" in name]
+    thin = open_model("thin", tiny_copy, device, dtype)
+    for (name, own), (_, theirs) in zip(
+        thin.vae.named_parameters(), whole.vae.named_parameters(), strict=True
+    ):
+        assert torch.equal(own, theirs), name

@@ -76,11 +76,14 @@ def save_component(
     names: Names | None = None,
     dtype: torch.dtype = torch.bfloat16,
     extra: dict[str, Tensor] | None = None,
+    flat: bool = False,
 ) -> None:
-    """One network's weights under the published names and shapes."""
+    """One network's weights under the published names and, unless ``flat``, in their shapes."""
     fold: dict[str, Any] = {}
     extra = dict(extra or {})
-    if component == "vae":
+    if component == "vae" and flat:
+        fold = {"unfold": vae_fold.flat}
+    elif component == "vae":
         fold = {"unfold": vae_fold.unfold}
         extra = dict(time_convolutions(cast(VAE, network), dtype)) | extra
     chosen = names or NAMES[component]

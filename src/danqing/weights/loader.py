@@ -16,7 +16,8 @@ from danqing.weights.files import TensorFiles, write_tensors
 from danqing.weights.names import Names
 
 Fold = Callable[[Tensor], Tensor]
-Shape = Callable[[str, tuple[int, ...]], tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = Callable[[str, Shape], tuple[Shape, ...]]  # that a tensor may have in a file
 Unfold = Callable[[str, Tensor], Tensor]
 
 
@@ -49,13 +50,13 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     fold: Fold = lambda tensor: tensor,
-    shape_in_file: Shape = lambda name, shape: shape,
+    shapes_in_files: Shapes = lambda name, shape: (shape,),
 ) -> None:
     """Read every parameter of ``network`` from ``files``, converted to ``dtype`` on ``device``."""
     wanted = {ours: names.in_file(ours) for ours, _ in network.named_parameters()}
     check_names(files, wanted, names)
     for ours, parameter in list(network.named_parameters()):
-        check_shapes(files, ours, wanted[ours], tuple(parameter.shape), shape_in_file)
+        check_shapes(files, ours, wanted[ours], tuple(parameter.shape), shapes_in_files)
         tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
         assign(network, ours, read_into(tensor, files, wanted[ours], fold))
 
@@ -86,15 +87,15 @@ def check_shapes(
     files: TensorFiles,
     ours: str,
     parts: tuple[str, ...],
-    shape: tuple[int, ...],
-    shape_in_file: Shape,
+    shape: Shape,
+    shapes_in_files: Shapes,
 ) -> None:
-    expected = shape_in_file(ours, (shape[0] // len(parts), *shape[1:]))
+    allowed = shapes_in_files(ours, (shape[0] // len(parts), *shape[1:]))
     for name in parts:
         found = files.shape(name)
-        if found != expected:
+        if found not in allowed:
             raise WeightsError(
-                f"{files.home[name]}: {name} has shape {list(found)}, expected {list(expected)} "
+                f"{files.home[name]}: {name} has shape {list(found)}, expected {list(allowed[0])} "
                 "by the configuration"
             )
 

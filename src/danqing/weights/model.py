@@ -130,7 +130,7 @@ def fill(
     """Read one component's weights."""
     fold: dict[str, Any] = {}
     if component == "vae":
-        fold = {"fold": vae_fold.fold, "shape_in_file": vae_fold.shape_in_file}
+        fold = {"fold": vae_fold.fold, "shapes_in_files": vae_fold.shapes_in_files}
     with TensorFiles(folder / component, STEMS[component]) as files:
         names = names_of(component, files)
         loader.fill(network, files, names, dtype=dtype, device=device, **fold)

@@ -1,6 +1,7 @@
 """The published 3-D VAE tensors as the 2-D ones of ``models/vae.py``, and back.
 
-For one frame, zero padding in front of it meets all slices of a causal kernel but the last.
+For one frame, zero padding in front of it meets all slices of a causal kernel but the last. Files
+may hold that one alone (`flat`), which is a third of the size; diffusers needs them all.
 """
 
 import torch
@@ -25,6 +26,18 @@ def shape_in_file(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         depth = 3 if shape[-1] == 3 else 1
         return (*shape[:2], depth, *shape[2:])
     return shape
+
+
+def shapes_in_files(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The published shape and the flat one."""
+    published = shape_in_file(name, shape)
+    if len(published) == 5:
+        return published, (*shape[:2], 1, *shape[2:])
+    return (published,)
+
+
+def flat(name: str, tensor: Tensor) -> Tensor:
+    return tensor.reshape(shapes_in_files(name, tuple(tensor.shape))[-1])
 
 
 def unfold(name: str, tensor: Tensor) -> Tensor:
