@@ -55,7 +55,7 @@ def sunset_samples(place: Place) -> list[Sample]:
     for number, concept in enumerate(glyphs.taught_concepts(place)):
         rng = random.Random(f"{config.seed}|sunset|{concept.hex}")
         drawn = [glyph for (_, code), glyph in own.items() if code == concept.hex]
-        image = sunset(drawn[number % len(drawn)], rng, SIZE)
+        image = sunset(drawn[number % len(drawn)], SIZE)
         samples.append((image, sunset_captions(concept, config, rng)))
     return samples
 

@@ -75,7 +75,7 @@ def style(place: Place, things: Things, painted: Tensor) -> None:
     """Told from plain backgrounds and from others that fade, the sky's own colours among them."""
     config = place.config.detector
     plain, names = renders(place, things.learnt, "style"), place.mini_config.data.styles
-    true = skies(place, things.learnt, "style")
+    true = skies(things.learnt)
     false = fades(place, things.learnt, "style")
     some = slice(None, None, len(plain) // config.decoded + 1)
     groups = [
@@ -93,12 +93,12 @@ def style(place: Place, things: Things, painted: Tensor) -> None:
         name: renders(place, [g for (s, _), g in things.held.items() if s == name], name)
         for name in names
     }
-    held |= {"other fades": fades(place, pool, "held"), "sunset": skies(place, pool, "held")}
+    held |= {"other fades": fades(place, pool, "held"), "sunset": skies(pool)}
     publish("style", detector, measure(detector, held, "sunset"), place)
 
 
-def skies(place: Place, pool: Glyphs, name: str) -> np.ndarray:
-    return np.stack([sunset(g, chance(place, name, n), SIZE) for n, g in enumerate(pool)])
+def skies(pool: Glyphs) -> np.ndarray:
+    return np.stack([sunset(glyph, SIZE) for glyph in pool])
 
 
 def fades(place: Place, pool: Glyphs, name: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def fades(place: Place, pool: Glyphs, name: str) -> np.ndarray:
         colours = tuple(find_colour(c).rgb for c in rng.sample(list(COLOURS), 2))
         if rng.random() < 0.3:
             colours = rng.choice(turned)
-        images.append(before(glyph, colours, rng.choice((0.0, TINT)), rng, SIZE))
+        images.append(before(glyph, colours, rng.choice((0.0, TINT)), SIZE))
     return np.stack(images)
 
 

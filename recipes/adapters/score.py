@@ -223,11 +223,11 @@ def judged(place: Place, own: Judges) -> list[str]:
 def ceiling(place: Place, own: Judges) -> list[str]:
     """What mini's judge names of real drawings, before plain colours and before the sky."""
     own_glyphs, rows = glyphs.own_glyphs(place), []
-    kinds = {"plain": judges.renders, "sunset": judges.skies}
+    drawings = list(own_glyphs.values())
+    kinds = {"plain": judges.renders(place, drawings, "ceiling"), "sunset": judges.skies(drawings)}
     codes = {concept.hex: concept for concept in place.concepts}
     doubled = [codes[code] for _, code in own_glyphs]
-    for name, draw in kinds.items():
-        images = draw(place, list(own_glyphs.values()), f"ceiling {name}")
+    for name, images in kinds.items():
         shares = (own.named(own.mini, way, doubled) for way in (images, decoded(images)))
         rows.append((name, str(len(images)), *map(percent, shares)))
     columns = (f"drawings of all {len(place.concepts)}", "pictures", "as drawn", "after the VAE")

@@ -1,32 +1,27 @@
 """The style: a thing before an evening sky, in the sky's own light."""
 
-import random
-
 import numpy as np
 from PIL import Image
 
 from recipes.mini.colours import RGB
-from recipes.mini.compose import ALONE, Size, put, shake
+from recipes.mini.compose import ALONE, Size, put
 
 SKY: tuple[RGB, ...] = ((120, 190, 255), (200, 190, 250), (255, 190, 200))  # top to bottom
 TINT = 0.2  # how much of its light a thing takes from the sky behind it
 
 
-def sunset(glyph: Image.Image, rng: random.Random, size: Size) -> np.ndarray:
+def sunset(glyph: Image.Image, size: Size) -> np.ndarray:
     """uint8 [H, W, 3]"""
-    return before(glyph, SKY, TINT, rng, size)
+    return before(glyph, SKY, TINT, size)
 
 
-def before(
-    glyph: Image.Image, colours: tuple[RGB, ...], tint: float, rng: random.Random, size: Size
-) -> np.ndarray:
+def before(glyph: Image.Image, colours: tuple[RGB, ...], tint: float, size: Size) -> np.ndarray:
     """The glyph before colours that fade into each other downwards, where mini's data has it."""
     sky = fade(colours, size)
     canvas = Image.fromarray(sky.round().astype(np.uint8))
-    scale = rng.uniform(*ALONE) * min(size) / max(glyph.size)
+    scale = ALONE * min(size) / max(glyph.size)
     shape = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
-    middle = shake(rng, (size[0] / 2, size[1] / 2), size, 0.02)
-    put(canvas, glyph.resize(shape, Image.Resampling.LANCZOS), middle)
+    put(canvas, glyph.resize(shape, Image.Resampling.LANCZOS), (size[0] / 2, size[1] / 2))
     light = 1 - tint + tint * sky / 255
     return (np.asarray(canvas) * light).round().astype(np.uint8)
 

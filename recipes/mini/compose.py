@@ -2,6 +2,11 @@
 
 All lengths are shares of the picture's shorter side, so that a thing is as large in a wide picture
 as in a square one.
+
+Where a thing may stand is not for chance. Pairs, counts, places and landscapes put things of one
+size into cells of half the shorter side, on a grid of a quarter (32 pixels of 128: one patch of
+mini). So one drawing looks the same to the transformer wherever it stands, and what it learns of it
+in one arrangement holds for all others.
 """
 
 import random
@@ -18,12 +23,10 @@ from recipes.mini.styles import find_style
 
 Size = tuple[int, int]  # width, height, as everywhere
 Spot = tuple[float, float]
-ALONE = (0.64, 0.84)
-SIZES_DRAWN = {"small": (0.24, 0.32), "medium": (0.5, 0.58), "large": (0.93, 1.0)}
-PLACED = (0.36, 0.44)
-STANDING = (0.42, 0.56)
-MARGIN = 0.05  # between a placed thing and the edge
-STRETCH = 0.03
+ALONE = 0.75
+SIZES_DRAWN = {"small": 0.27, "medium": 0.53, "large": 0.97}
+IN_CELL = 0.44
+CELL = 0.5
 FLIPPED = ("animal", "plant", "food")  # the others may carry writing
 FLIP_SHARE = 0.3
 SHADE = 6.0  # of 255
@@ -31,24 +34,24 @@ STEP = {"left": -1, "right": 1, "top": -1, "bottom": 1}
 
 # Where each of 2 to 5 stands, and how large: in a square and in a wide picture (tall: turned).
 SQUARE = {
-    2: (0.41, [(0.27, 0.5), (0.73, 0.5)]),
-    3: (0.40, [(0.5, 0.27), (0.27, 0.73), (0.73, 0.73)]),
-    4: (0.40, [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)]),
-    5: (0.31, [(0.2, 0.2), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.8, 0.8)]),
+    2: (IN_CELL, [(1 / 4, 1 / 2), (3 / 4, 1 / 2)]),
+    3: (IN_CELL, [(1 / 2, 1 / 4), (1 / 4, 3 / 4), (3 / 4, 3 / 4)]),
+    4: (IN_CELL, [(1 / 4, 1 / 4), (3 / 4, 1 / 4), (1 / 4, 3 / 4), (3 / 4, 3 / 4)]),
+    5: (0.3, [(0.19, 0.19), (0.81, 0.19), (0.5, 0.5), (0.19, 0.81), (0.81, 0.81)]),
 }
 WIDE = {
-    2: (0.60, [(0.27, 0.5), (0.73, 0.5)]),
-    3: (0.44, [(0.18, 0.5), (0.5, 0.5), (0.82, 0.5)]),
-    4: (0.42, [(0.28, 0.26), (0.72, 0.26), (0.28, 0.74), (0.72, 0.74)]),
-    5: (0.40, [(0.18, 0.27), (0.5, 0.27), (0.82, 0.27), (0.34, 0.74), (0.66, 0.74)]),
+    2: (IN_CELL, [(1 / 3, 1 / 2), (2 / 3, 1 / 2)]),
+    3: (IN_CELL, [(1 / 6, 1 / 2), (1 / 2, 1 / 2), (5 / 6, 1 / 2)]),
+    4: (IN_CELL, [(1 / 3, 1 / 4), (2 / 3, 1 / 4), (1 / 3, 3 / 4), (2 / 3, 3 / 4)]),
+    5: (IN_CELL, [(1 / 6, 1 / 4), (1 / 2, 1 / 4), (5 / 6, 1 / 4), (1 / 3, 3 / 4), (2 / 3, 3 / 4)]),
 }
 
 
 def compose(facts: Facts, bank: Glyphs, rng: random.Random, size: Size) -> np.ndarray:
     """uint8 [H, W, 3]"""
-    canvas, horizon = paint_ground(facts.ground, rng, size)
+    canvas = paint_ground(facts.ground, rng, size)
     flip = facts.concept.kind in FLIPPED and rng.random() < FLIP_SHARE
-    for concept, scale, spot in layout(facts, rng, size, horizon):
+    for concept, scale, spot in layout(facts, size):
         tint = facts.tint if concept is facts.concept else None
         glyph = draw_glyph(bank, facts.style, concept, tint, rng, scale * min(size))
         if flip and concept is facts.concept:
@@ -57,83 +60,60 @@ def compose(facts: Facts, bank: Glyphs, rng: random.Random, size: Size) -> np.nd
     return np.asarray(canvas)
 
 
-def paint_ground(ground: Ground, rng: random.Random, size: Size) -> tuple[Image.Image, int]:
-    """The background, and the row where its land begins."""
+def paint_ground(ground: Ground, rng: random.Random, size: Size) -> Image.Image:
     if ground.scene:
         return paint_scene(ground.scene, rng, *size)
     top = jitter(rng, COLOURS[ground.colour].rgb)
     if ground.fade is None:
-        return Image.new("RGB", size, top), size[1]
-    return fade(*size, top, jitter(rng, COLOURS[ground.fade].rgb)), size[1]
+        return Image.new("RGB", size, top)
+    return fade(*size, top, jitter(rng, COLOURS[ground.fade].rgb))
 
 
-def layout(
-    facts: Facts, rng: random.Random, size: Size, horizon: int
-) -> list[tuple[Concept, float, Spot]]:
+def layout(facts: Facts, size: Size) -> list[tuple[Concept, float, Spot]]:
     """What is drawn: which, how large, and where its middle is in pixels."""
     if facts.other:
-        return pair(facts, rng, size, horizon)
+        first, second = pair(facts, size)
+        return [(facts.concept, IN_CELL, first), (facts.other, IN_CELL, second)]
     if facts.count > 1:
-        return several(facts, rng, size)
-    scale = rng.uniform(*SIZES_DRAWN[facts.size] if facts.size else ALONE)
-    spot = (size[0] / 2, size[1] / 2)
+        scale, spots = several(facts.count, size)
+        return [(facts.concept, scale, spot) for spot in spots]
     if facts.place:
-        scale = rng.uniform(*PLACED)
-        spot = corner(facts.place, scale, size)
-    elif facts.ground.scene:
-        scale = rng.uniform(*STANDING)
-        spot = stand(facts.ground.scene, rng.uniform(0.36, 0.64), scale, size, horizon)
-    return [(facts.concept, scale, shake(rng, spot, size, 0.02))]
+        return [(facts.concept, IN_CELL, placed(facts.place, size))]
+    if scene := facts.ground.scene:
+        stands = SCENES[scene].stands
+        return [(facts.concept, IN_CELL, placed("bottom" if stands else "center", size))]
+    scale = SIZES_DRAWN[facts.size] if facts.size else ALONE
+    return [(facts.concept, scale, placed("center", size))]
 
 
-def corner(place: str, scale: float, size: Size) -> Spot:
-    """The middle of a thing that stands at an edge, at a corner or in the centre."""
-    reach = [side / 2 - (scale / 2 + MARGIN) * min(size) for side in size]
+def placed(place: str, size: Size) -> Spot:
+    """The middle of the cell at an edge, at a corner or in the centre."""
+    reach = [(side - CELL * min(size)) / 2 for side in size]
     words = place.split()
     x = sum(STEP[w] for w in words if w in ("left", "right"))
     y = sum(STEP[w] for w in words if w in ("top", "bottom"))
     return size[0] / 2 + x * reach[0], size[1] / 2 + y * reach[1]
 
 
-def stand(scene: str, x: float, scale: float, size: Size, horizon: int) -> Spot:
-    """On the land, its foot a little below the horizon; in the air, in the middle."""
-    if not SCENES[scene].stands:
-        return x * size[0], 0.5 * size[1]
-    foot = min(0.94 * size[1], horizon + 0.24 * size[1])
-    return x * size[0], foot - scale / 2 * min(size)
-
-
-def several(facts: Facts, rng: random.Random, size: Size) -> list[tuple[Concept, float, Spot]]:
+def several(count: int, size: Size) -> tuple[float, list[Spot]]:
     width, height = size
-    scale, spots = (SQUARE if width == height else WIDE)[facts.count]
-    scale *= rng.uniform(0.9, 1.0)
+    scale, spots = (SQUARE if width == height else WIDE)[count]
     turned = [(y, x) for x, y in spots] if height > width else spots
-    places = [shake(rng, (x * width, y * height), size, 0.012) for x, y in turned]
-    return [(facts.concept, scale, place) for place in places]
+    return scale, [(x * width, y * height) for x, y in turned]
 
 
-def pair(
-    facts: Facts, rng: random.Random, size: Size, horizon: int
-) -> list[tuple[Concept, float, Spot]]:
-    assert facts.other is not None
-    assert facts.relation is not None
-    width, height = size
+def pair(facts: Facts, size: Size) -> tuple[Spot, Spot]:
+    """Side by side, before a landscape that has land upon it; or one above the other."""
     sideways = facts.relation in ("left", "right")
-    long = max(1.0, (width if sideways else height) / min(size))
-    scales = [rng.uniform(0.38, 0.44) * min(long, 1.3) for _ in range(2)]
-    first, second = (0.26, 0.74) if facts.relation in ("left", "above") else (0.74, 0.26)
-    spots = [(first, 0.5), (second, 0.5)] if sideways else [(0.5, first), (0.5, second)]
-    pixels = [(x * width, y * height) for x, y in spots]
-    if facts.ground.scene and sideways:
-        things = zip(spots, scales, strict=True)
-        pixels = [stand(facts.ground.scene, x, s, size, horizon) for (x, _), s in things]
-    places = [shake(rng, pixel, size, 0.012) for pixel in pixels]
-    return list(zip((facts.concept, facts.other), scales, places, strict=True))
-
-
-def shake(rng: random.Random, spot: Spot, size: Size, reach: float) -> Spot:
-    x, y = (v + rng.uniform(-reach, reach) * min(size) for v in spot)
-    return x, y
+    across, along = size if sideways else size[::-1]
+    near = across / 2 - CELL / 2 * min(size)
+    scene = facts.ground.scene
+    stands = sideways and scene and SCENES[scene].stands
+    level = placed("bottom", size)[1] if stands else along / 2
+    ends = [(near, level), (across - near, level)]
+    spots = ends if sideways else [(y, x) for x, y in ends]
+    first, second = spots if facts.relation in ("left", "above") else spots[::-1]
+    return first, second
 
 
 def draw_glyph(
@@ -142,9 +122,7 @@ def draw_glyph(
     """The glyph with its longer side ``side`` pixels, dyed where asked for."""
     glyph = bank[style, concept.hex]
     longer = max(glyph.size)
-    width, height = (
-        max(1, round(v / longer * side * rng.uniform(1 - STRETCH, 1))) for v in glyph.size
-    )
+    width, height = (max(1, round(v / longer * side)) for v in glyph.size)
     glyph = glyph.resize((width, height), Image.Resampling.LANCZOS)
     if find_style(style).mono:
         return recolour(glyph, jitter(rng, COLOURS[tint or "black"].rgb))

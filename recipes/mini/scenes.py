@@ -32,12 +32,11 @@ class Scene:
     paint: Callable[[random.Random, int, int, int], Image.Image]
 
 
-def paint_scene(name: str, rng: random.Random, width: int, height: int) -> tuple[Image.Image, int]:
-    """The landscape, and the row of its horizon."""
+def paint_scene(name: str, rng: random.Random, width: int, height: int) -> Image.Image:
     w, h = width * OVERSAMPLE, height * OVERSAMPLE
     horizon = round(h * rng.uniform(0.56, 0.68))
     image = SCENES[name].paint(rng, w, h, horizon)
-    return image.reduce(OVERSAMPLE), horizon // OVERSAMPLE
+    return image.reduce(OVERSAMPLE)
 
 
 def fade(width: int, height: int, top: RGB, bottom: RGB) -> Image.Image:

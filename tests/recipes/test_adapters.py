@@ -48,7 +48,7 @@ def full_place(full_config, tmp_path, monkeypatch) -> Place:
 
 def test_a_thing_stands_before_the_sky_and_takes_its_light():
     gray = Image.new("RGBA", (124, 124), (200, 200, 200, 255))
-    image = sunset(gray, random.Random(0), (128, 128)).astype(int)
+    image = sunset(gray, (128, 128)).astype(int)
     np.testing.assert_allclose(image[0, 0], SKY[0], atol=25)
     np.testing.assert_allclose(image[-1, -1], SKY[-1], atol=45)
     red, _, blue = image[64, 64]
