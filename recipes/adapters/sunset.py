@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.mini.colours import RGB
-from recipes.mini.compose import ALONE, Size, put
+from recipes.mini.compose import ALONE, Size, put, resize
 
 SKY: tuple[RGB, ...] = ((120, 190, 255), (200, 190, 250), (255, 190, 200))  # top to bottom
 TINT = 0.2  # how much of its light a thing takes from the sky behind it
@@ -19,9 +19,7 @@ def before(glyph: Image.Image, colours: tuple[RGB, ...], tint: float, size: Size
     """The glyph before colours that fade into each other downwards, where mini's data has it."""
     sky = fade(colours, size)
     canvas = Image.fromarray(sky.round().astype(np.uint8))
-    scale = ALONE * min(size) / max(glyph.size)
-    shape = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
-    put(canvas, glyph.resize(shape, Image.Resampling.LANCZOS), (size[0] / 2, size[1] / 2))
+    put(canvas, resize(glyph, ALONE * min(size)), (size[0] / 2, size[1] / 2))
     light = 1 - tint + tint * sky / 255
     return (np.asarray(canvas) * light).round().astype(np.uint8)
 

@@ -120,13 +120,17 @@ def draw_glyph(
     bank: Glyphs, style: str, concept: Concept, tint: str | None, rng: random.Random, side: float
 ) -> Image.Image:
     """The glyph with its longer side ``side`` pixels, dyed where asked for."""
-    glyph = bank[style, concept.hex]
-    longer = max(glyph.size)
-    width, height = (max(1, round(v / longer * side)) for v in glyph.size)
-    glyph = glyph.resize((width, height), Image.Resampling.LANCZOS)
+    glyph = resize(bank[style, concept.hex], side)
     if find_style(style).mono:
         return recolour(glyph, jitter(rng, COLOURS[tint or "black"].rgb))
     return dye(glyph, jitter(rng, COLOURS[tint].rgb)) if tint else glyph
+
+
+def resize(glyph: Image.Image, side: float) -> Image.Image:
+    """With its longer side ``side`` pixels."""
+    longer = max(glyph.size)
+    width, height = (max(1, round(v / longer * side)) for v in glyph.size)
+    return glyph.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def recolour(glyph: Image.Image, rgb: RGB) -> Image.Image:
