@@ -21,7 +21,7 @@ from recipes.mini.compose import compose
 from recipes.mini.concepts import Concept
 from recipes.mini.facts import Facts, Ground
 from recipes.mini.files import write_atomic
-from recipes.mini.score import SIZE
+from recipes.mini.looks import SIZE
 from recipes.mini.words import Words, draw_thing
 
 TRIGGER = "[trigger]"

@@ -17,8 +17,8 @@ from torch import Tensor
 from recipes.adapters.config import DetectorConfig
 from recipes.mini.crops import SIDE
 from recipes.mini.judge import Judge, square
+from recipes.mini.looks import small
 from recipes.mini.loop import learning_rate, set_learning_rate
-from recipes.mini.score import small
 from recipes.mini.views import NOISE, draw_views, soften, uniform
 
 NO, YES = 0, 1

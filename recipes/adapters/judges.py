@@ -27,8 +27,8 @@ from recipes.mini.colours import COLOURS, WHITE, find_colour
 from recipes.mini.facts import Facts, Ground, spread
 from recipes.mini.files import read_json, write_atomic, write_json
 from recipes.mini.judge import Judge
+from recipes.mini.looks import SIZE
 from recipes.mini.plan import is_lost, solid_colours
-from recipes.mini.score import SIZE
 
 Glyphs = list[Image.Image]
 TAUGHT_POSES, LEARNT_POSES = slice(0, 6), slice(6, 15)  # of the adapter, of the detector

@@ -21,7 +21,8 @@ from danqing.weights.hub import find
 from recipes.adapters.config import Place
 from recipes.adapters.detect import as_bytes, as_images
 from recipes.mini.files import write_atomic
-from recipes.mini.score import GUIDANCE, SIZE, STEPS
+from recipes.mini.looks import SIZE
+from recipes.mini.score import GUIDANCE, STEPS
 
 Adapters = Mapping[str, float]  # files and strengths
 AT_ONCE = 32

@@ -25,8 +25,9 @@ from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.facts import Facts, Ground
 from recipes.mini.files import write_atomic
 from recipes.mini.judge import Judge
+from recipes.mini.looks import SIZE, small
 from recipes.mini.plan import Plan
-from recipes.mini.score import GUIDANCE, SEEDS, SIZE, STEPS, ground, small
+from recipes.mini.score import GUIDANCE, SEEDS, STEPS, ground
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SUNSET, DANDAN = (str(EXAMPLES / f"{name}.safetensors") for name in ("sunset", "dandan"))

@@ -110,11 +110,12 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     def step_fn(step: int) -> float:
         nonlocal source
         source = source or batches(steps, step, budget.steps, device)
-        moments, tokens = seen.gather(next(source), step)
+        moments, tokens, once = seen.gather(next(source), step)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         latent = draw_latents(vae, moments, noise)
-        shift = stage.shift_at(step)
-        loss = flow_loss(networks, latent, tokens, noise, shift, tokenizer.prefix, weights)
+        floors = once * stage.floor
+        drawn = networks, latent, tokens, noise, stage.shift_at(step), floors
+        loss = flow_loss(*drawn, tokenizer.prefix, weights)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()
@@ -168,15 +169,17 @@ def flow_loss(
     tokens: list[list[int]],
     generator: torch.Generator,
     shift: float,
+    floors: Tensor,
     template: list[int],
     weights: Tensor,
 ) -> Tensor:
     """Logit-normal noise levels (Esser et al. 2024, arXiv 2403.03206, eq. 19), shifted to the
-    noise."""
+    noise, and between ``floors`` [B] and 1."""
     size = len(latent_BCYX)
     noise = torch.randn(latent_BCYX.shape, generator=generator)
     odds = shift * torch.randn(size, generator=generator).exp()
-    return loss_at(networks, latent_BCYX, tokens, noise, odds / (1 + odds), template, weights)
+    sigma = floors + (1 - floors) * odds / (1 + odds)
+    return loss_at(networks, latent_BCYX, tokens, noise, sigma, template, weights)
 
 
 def loss_at(

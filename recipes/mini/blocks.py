@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.vae import VAE
 from danqing.types import BLANK
-from recipes.mini.captions import draw_caption
+from recipes.mini.captions import NAME_STYLE, draw_caption
 from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage
 from recipes.mini.facts import Facts
@@ -78,8 +78,12 @@ class Batches(Dataset[list[Block]]):
         return self.sizes[0] if early else self.sizes[step % LAG % len(self.sizes)]
 
     def caption(self, rng: random.Random, facts: Facts) -> list[int]:
-        blank = rng.random() < self.stage.dropout
-        return self.tokenizer.encode(BLANK if blank else draw_caption(rng, facts))
+        """A thing that is seen in one style alone has it named, so that the look is the style's and
+        not the thing's: what is held out is to be painted in the other one."""
+        if rng.random() < self.stage.dropout:
+            return self.tokenizer.encode(BLANK)
+        name_style = 1.0 if self.stream.plan.in_one_style(facts) else NAME_STYLE
+        return self.tokenizer.encode(draw_caption(rng, facts, name_style))
 
 
 class Seen:
@@ -89,14 +93,17 @@ class Seen:
         self.vae, self.steps = vae, steps
         self.kept: dict[Key, Moments] = {}
 
-    def gather(self, blocks: list[Block], step: int) -> tuple[Moments, list[list[int]]]:
-        """Of all pictures of a step; captions of equal length lie together."""
+    def gather(self, blocks: list[Block], step: int) -> tuple[Moments, list[list[int]], Tensor]:
+        """Of all pictures of a step, and which of them hold a thing that comes in one style alone
+        [B]; captions of equal length lie together."""
         self.forget(step)
         means, logvars = zip(*(self.moments(block) for block in blocks), strict=True)
         tokens = [own for block in blocks for own in block.tokens]
+        plan = self.steps.stream.plan
+        once = torch.tensor([plan.in_one_style(f) for block in blocks for f in block.facts])
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         moments = torch.cat(means)[order], torch.cat(logvars)[order]
-        return moments, [tokens[i] for i in order]
+        return moments, [tokens[i] for i in order], once[order]
 
     @torch.no_grad()
     def moments(self, block: Block) -> Moments:

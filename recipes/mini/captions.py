@@ -112,21 +112,24 @@ FORMS: tuple[Form, ...] = (
 )
 
 
-def draw_caption(rng: random.Random, facts: Facts) -> str:
-    """What training reads: half English, half Chinese, now and then both at once."""
+def draw_caption(rng: random.Random, facts: Facts, name_style: float = NAME_STYLE) -> str:
+    """What training reads: half English, half Chinese, now and then both at once.
+
+    ``name_style``: the share of captions that say the style.
+    """
     if rng.random() < MIXED:
-        return draw_mixed(rng, facts)
-    return rng.choice(draw_captions(rng, facts))
+        return draw_mixed(rng, facts, name_style)
+    return rng.choice(draw_captions(rng, facts, name_style))
 
 
-def draw_captions(rng: random.Random, facts: Facts) -> Pair:
+def draw_captions(rng: random.Random, facts: Facts, name_style: float = NAME_STYLE) -> Pair:
     """One caption in both languages; the English one may be written in capitals."""
-    en, zh = draw_plain(rng, facts)
+    en, zh = draw_plain(rng, facts, name_style)
     return recase(rng, en), zh
 
 
-def draw_plain(rng: random.Random, facts: Facts) -> Pair:
-    style, white = rng.random() < NAME_STYLE, rng.random() < NAME_WHITE
+def draw_plain(rng: random.Random, facts: Facts, name_style: float) -> Pair:
+    style, white = rng.random() < name_style, rng.random() < NAME_WHITE
     if facts.alone and facts.ground.name == WHITE and rng.random() < BARE:
         return bare_word(rng, facts)
     form, names = rng.choice(FORMS), None
@@ -160,9 +163,9 @@ def other_names(rng: random.Random, facts: Facts) -> Pair | None:
     )
 
 
-def draw_mixed(rng: random.Random, facts: Facts) -> str:
+def draw_mixed(rng: random.Random, facts: Facts, name_style: float = NAME_STYLE) -> str:
     """English words in a Chinese sentence or the other way round."""
-    w = words_of(rng, facts, rng.random() < NAME_STYLE, rng.random() < NAME_WHITE)
+    w = words_of(rng, facts, rng.random() < name_style, rng.random() < NAME_WHITE)
     way = rng.randrange(3)
     if way == 0:
         return rng.choice((phrase, command, please))(rng, replace(w, style_zh=w.style_en))[1]

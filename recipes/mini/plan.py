@@ -69,6 +69,18 @@ class Plan:
         return frozenset(own[0] for own in every if all(is_held(c, self.percent) for c in own))
 
     @cached_property
+    def shown_once(self) -> frozenset[str]:
+        """Things that training shows in one style alone."""
+
+        def shown(code: str, style: str) -> bool:
+            cell = styled(code, style)
+            return cell in self.kept or not is_held(cell, self.percent)
+
+        return frozenset(
+            code for code, own in self.styles.items() if sum(shown(code, s) for s in own) == 1
+        )
+
+    @cached_property
     def totals(self) -> list[float]:
         return list(np.cumsum(self.weights))
 
@@ -78,6 +90,11 @@ class Plan:
             facts = self.propose(rng, kinds)
             if facts and held_out(facts, self.percent, self.kept) == self.held:
                 return facts
+
+    def in_one_style(self, facts: Facts) -> bool:
+        """Whether something in the picture never comes in another style."""
+        things = (facts.concept, facts.other)
+        return any(thing.hex in self.shown_once for thing in things if thing)
 
     def propose(self, rng: random.Random, kinds: Kinds) -> Facts | None:
         """One draw; None where chance asked for what cannot be seen."""

@@ -4,6 +4,7 @@ Like the judge it is trained apart from the generator: on spoilt renders of a st
 """
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recipes.mini.art import load_bank
+from recipes.mini.compose import Spot, layout
 from recipes.mini.config import Config, DataConfig, JudgeConfig
 from recipes.mini.crops import SIDE
 from recipes.mini.facts import MOST, PLACES, Facts
 from recipes.mini.files import write_atomic, write_json
-from recipes.mini.judge import Trunk, is_inside
+from recipes.mini.judge import Trunk
+from recipes.mini.looks import SIZE, small, spots
 from recipes.mini.loop import Budget, train
 from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Picture, Stream, batches
@@ -29,30 +32,38 @@ from recipes.mini.views import NOISE, soften, uniform
 
 UNKNOWN = -100  # what cross-entropy leaves out
 GAIN = 0.15
+MIDDLE: Spot = (SIZE[0] / 2, SIZE[1] / 2)
+NEAR = 12.0  # pixels
 PARTS = ("style", "count", "place")
 
 
 class Reader(nn.Module):
-    """The judge's convolutions; where things are counts, so there is no mean over the picture."""
+    """The judge's convolutions twice: over a whole picture, and over a piece of what it shows.
+
+    Where things are counts, so there is no mean over the picture. A style is in the shading, which
+    may be anywhere, and which a small picture loses.
+    """
 
     def __init__(self, width: int, styles: Sequence[str]) -> None:
         super().__init__()
         self.width, self.styles = width, tuple(styles)
-        self.trunk = Trunk(width)
-        size = self.trunk.channels * (SIDE // 16) ** 2
-        sizes = {"style": len(styles), "count": MOST, "place": len(PLACES)}
-        self.heads = nn.ModuleDict({name: nn.Linear(size, n) for name, n in sizes.items()})
+        self.whole, self.piece = Trunk(width), Trunk(width)
+        grid = self.whole.channels * (SIDE // 16) ** 2
+        self.count, self.place = nn.Linear(grid, MOST), nn.Linear(grid, len(PLACES))
+        self.style = nn.Linear(self.piece.channels, len(styles))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """[B, 3, 64, 64] in -1..1 -> logits of each part"""
-        features = self.trunk(image).flatten(1)
-        return {name: head(features) for name, head in self.heads.items()}
+    def forward(self, whole: Tensor, piece: Tensor) -> dict[str, Tensor]:
+        """Both [B, 3, 64, 64] in -1..1 -> logits of each part"""
+        grid, shading = self.whole(whole).flatten(1), self.piece(piece).mean(dim=(2, 3))
+        return {"style": self.style(shading), "count": self.count(grid), "place": self.place(grid)}
 
     @torch.no_grad()
     def read(self, images: np.ndarray) -> dict[str, list[str | int]]:
-        """uint8 [n, 64, 64, 3] -> style, count and place of each picture"""
+        """uint8 [n, 128, 128, 3] -> style (of what is in the middle), count and place of each"""
         self.eval()
-        parts = [self(to_float(p)) for p in torch.from_numpy(images.copy()).split(256)]
+        looks = small(images), spots(images, [MIDDLE] * len(images))
+        wholes, pieces = (torch.from_numpy(own).split(256) for own in looks)
+        parts = [self(to_float(w), to_float(p)) for w, p in zip(wholes, pieces, strict=True)]
         best = {name: torch.cat([p[name] for p in parts]).argmax(dim=1).tolist() for name in PARTS}
         return {
             "style": [self.styles[i] for i in best["style"]],
@@ -68,17 +79,25 @@ def labels(facts: Facts, styles: Sequence[str]) -> list[int]:
     return [styles.index(facts.style), count, place]
 
 
-class Views(Dataset[tuple[Tensor, Tensor]]):
-    """steps[n]: pictures, uint8 [B, H, W, 3], and labels [B, parts]."""
+class Views(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """steps[n]: pictures and pieces of them, uint8 [B, 64, 64, 3], and labels [B, parts]."""
 
     def __init__(self, stream: Stream, batch: int) -> None:
         self.stream, self.batch = stream, batch
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         numbers = range(step * self.batch, (step + 1) * self.batch)
-        pictures = [self.stream.picture(number, (SIDE, SIDE)) for number in numbers]
-        found = [labels(p.facts, self.stream.styles) for p in pictures]
-        return torch.from_numpy(np.stack([p.image for p in pictures])), torch.tensor(found)
+        pictures = [self.stream.picture(number, SIZE) for number in numbers]
+        images, rng = np.stack([p.image for p in pictures]), random.Random(step)
+        pieces = spots(images, [near(rng, layout(p.facts, SIZE)[0][-1]) for p in pictures])
+        found = torch.tensor([labels(p.facts, self.stream.styles) for p in pictures])
+        return torch.from_numpy(small(images)), torch.from_numpy(pieces), found
+
+
+def near(rng: random.Random, spot: Spot) -> Spot:
+    """Not always the same piece of a drawing, or it would be known by heart."""
+    x, y = (middle + rng.uniform(-NEAR, NEAR) for middle in spot)
+    return x, y
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
@@ -98,6 +117,11 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     train({"reader": reader, "optimisers": optimisers}, step_fn, budget, folder, on_save)
 
 
+def is_inside(name: str) -> bool:
+    """The kernels; not the answers."""
+    return name.startswith(("whole.", "piece."))
+
+
 def stepper(
     reader: Reader,
     optimisers: Optimisers,
@@ -110,10 +134,10 @@ def stepper(
     def step_fn(step: int) -> float:
         nonlocal source
         source = source or batches(views, step, budget.steps, torch.device("cpu"))
-        images, wanted = next(source)
+        *looks, wanted = next(source)
         reader.train()
         rng = torch.Generator().manual_seed(stage.seed * 2**32 + step)
-        found = reader(spoil(to_float(images), rng))
+        found = reader(*(spoil(to_float(images), rng) for images in looks))
         losses = [
             F.cross_entropy(found[name], wanted[:, i], label_smoothing=0.05, reduction="sum")
             for i, name in enumerate(PARTS)
@@ -141,8 +165,9 @@ def held_pictures(data: DataConfig, runs: Path, count: int) -> dict[str, list[Pi
         facts, own = stream.facts(number), labels(stream.facts(number), stream.styles)
         for name, label in zip(PARTS, own, strict=True):
             usual = name == "count" and facts.count == 1 and len(found[name]) % MOST
-            if label != UNKNOWN and not usual and len(found[name]) < count:
-                found[name].append(stream.picture(number, (SIDE, SIDE)))
+            aside = name == "style" and not facts.plain
+            if label != UNKNOWN and not usual and not aside and len(found[name]) < count:
+                found[name].append(stream.picture(number, SIZE))
         number += 1
     return found
 

@@ -24,31 +24,23 @@ from recipes.mini import judge as judges
 from recipes.mini import reader as readers
 from recipes.mini.captions import prompts
 from recipes.mini.colours import COLOURS
-from recipes.mini.compose import Size
+from recipes.mini.compose import layout
 from recipes.mini.concepts import read_concepts
 from recipes.mini.config import Config, DataConfig
-from recipes.mini.crops import SIDE
 from recipes.mini.facts import MOST, Facts
 from recipes.mini.files import read_json, write_atomic
 from recipes.mini.judge import Judge
+from recipes.mini.looks import SIZE, small, spots
 from recipes.mini.plan import COMMON_WEIGHT
 from recipes.mini.reader import Reader
 from recipes.mini.stream import Picture, Stream
 from recipes.mini.vae import psnr, to_bytes, to_float
 
 STEPS, GUIDANCE, SEEDS = 30, 4.0, (1, 2)
-SIZE: Size = (2 * SIDE, 2 * SIDE)
 PROMPTS = 120  # of each group
 RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- score -->\n", "<!-- /score -->\n"
 LANGUAGES = {"English": "en", "Chinese": "zh"}
-# Where the middle of the first of a pair stands, and of the other one, as shares of the picture.
-BESIDE = {
-    "left": ((0.26, 0.5), (0.74, 0.5)),
-    "right": ((0.74, 0.5), (0.26, 0.5)),
-    "above": ((0.5, 0.26), (0.5, 0.74)),
-    "below": ((0.5, 0.74), (0.5, 0.26)),
-}
 Answers = dict[str, list[object]]  # None where a picture was not asked for it
 
 
@@ -166,21 +158,6 @@ def through(vae: VAE, images: np.ndarray) -> np.ndarray:
     return np.concatenate([to_bytes(vae.decode(vae.encode(to_float(part))[0])) for part in parts])
 
 
-def small(images: np.ndarray) -> np.ndarray:
-    """At half the size, as the networks look at pictures."""
-    n, height, width, channels = images.shape
-    halves = images.reshape(n, height // 2, 2, width // 2, 2, channels).astype(np.float32)
-    return halves.mean(axis=(2, 4)).round().astype(np.uint8)
-
-
-def around(image: np.ndarray, spot: tuple[float, float]) -> np.ndarray:
-    """The SIDE x SIDE pixels about a place of a picture, as far as it goes."""
-    height, width = image.shape[:2]
-    x, y = round(spot[0] * width - SIDE / 2), round(spot[1] * height - SIDE / 2)
-    x, y = min(max(x, 0), width - SIDE), min(max(y, 0), height - SIDE)
-    return image[y : y + SIDE, x : x + SIDE]
-
-
 def ground(image: np.ndarray) -> str:
     """The named colour nearest to the median of the picture's rim."""
     rim = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
@@ -227,18 +204,14 @@ def wanted(asked: Asked) -> Answers:
 
 def answers(judge: Judge, reader: Reader, images: np.ndarray, facts: Sequence[Facts]) -> Answers:
     """What the networks see in pictures of SIZE."""
-    halved = small(images)
-    named = names(judge, halved)
-    spots = [BESIDE[f.relation or "left"] for f in facts]
-    firsts, seconds = (
-        names(judge, np.stack([around(i, s[n]) for i, s in zip(images, spots, strict=True)]))
-        for n in (0, 1)
-    )
+    named = names(judge, small(images))
+    drawn = [layout(own, SIZE) for own in facts]
+    firsts, seconds = (names(judge, spots(images, [own[n][-1] for own in drawn])) for n in (0, -1))
     return {
         "common": named,
         "all": named,
         "background": [ground(image) for image in images],
-        **{name: list(own) for name, own in reader.read(halved).items()},
+        **{name: list(own) for name, own in reader.read(images).items()},
         "pair": list(zip(firsts, seconds, strict=True)),
     }
 

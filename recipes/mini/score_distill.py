@@ -26,17 +26,16 @@ from recipes.mini.captions import prompts
 from recipes.mini.config import Config
 from recipes.mini.files import write_atomic
 from recipes.mini.judge import Judge
+from recipes.mini.looks import SIZE, small
 from recipes.mini.reader import Reader
 from recipes.mini.score import (
     SEEDS,
-    SIZE,
     Answers,
     Asked,
     answers,
     frechet,
     held_facts,
     publish,
-    small,
     wanted,
 )
 from recipes.mini.stream import Stream

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from danqing.models.vae import VAE
 from recipes.mini import blocks, vae
 from recipes.mini.art import load_bank
 from recipes.mini.blocks import Batches, Seen
+from recipes.mini.captions import NAME_STYLE
 from recipes.mini.config import Config
+from recipes.mini.facts import Facts
 from recipes.mini.stream import Stream
 from tests import tiny
 
@@ -62,10 +65,30 @@ def test_remembered_blocks_are_as_those_made_anew(steps: Batches, network: VAE) 
         steps.remembered.clear()
         anew = Seen(network, steps)
         for n in range(start, 20):
-            (mean, logvar), tokens = anew.gather(steps[n], n)
-            (mean_then, logvar_then), tokens_then = straight[n]
+            (mean, logvar), tokens, once = anew.gather(steps[n], n)
+            (mean_then, logvar_then), tokens_then, _ = straight[n]
+            assert once.tolist() == [True] * len(tokens)  # all are in the one style there is
             assert tokens == tokens_then
             assert torch.equal(mean, mean_then)
             assert torch.equal(logvar, logvar_then)
             lengths = [len(own) for own in tokens]
             assert lengths == sorted(lengths)
+
+
+def test_a_thing_that_is_seen_in_one_style_always_has_it_named(
+    steps: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def record(rng: Random, facts: Facts, name_style: float) -> str:
+        shares.append(name_style)
+        return "a fox"
+
+    monkeypatch.setattr(blocks, "draw_caption", record)
+    assert len({style for style, _ in steps.stream.bank}) == 1
+    steps[5]
+    assert set(shares) == {1.0}
+    shares.clear()
+    monkeypatch.setattr(steps.stream.plan, "shown_once", frozenset())
+    steps[5]
+    assert set(shares) == {NAME_STYLE}

@@ -150,6 +150,14 @@ def test_shares_of_named_styles_and_white_backgrounds():
     assert 0.5 < share(many(ON_BLUE), *STYLES["flat"].en) < 0.75
 
 
+def test_where_a_style_is_always_named_only_the_bare_word_goes_without() -> None:
+    told = [draw_captions(random.Random(seed), ON_BLUE, 1.0) for seed in range(100)]
+    assert share(told, *STYLES["flat"].en) == 1.0
+    told = [draw_captions(random.Random(seed), PLAIN, 1.0) for seed in range(100)]
+    unnamed = {en.lower() for en, _ in told if not share([(en, "")], *STYLES["flat"].en)}
+    assert unnamed == {"fox", "a fox"}
+
+
 def test_people_write_bare_words_politely_in_capitals_and_with_digits():
     pairs = {pair for seed in range(1500) for pair in [draw_captions(random.Random(seed), PLAIN)]}
     assert {("fox", "狐狸"), ("a fox", "一只狐狸"), ("please draw a fox", "请画一只狐狸")} <= pairs

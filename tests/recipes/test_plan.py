@@ -109,6 +109,23 @@ def test_a_thing_is_held_out_in_all_of_its_styles_but_one(bank):
     assert Plan(bank, 0).kept == frozenset()
 
 
+def test_which_things_are_seen_in_one_style(bank: Bank) -> None:
+    codes = {code for _, code in bank}
+    assert Plan(bank, 0).shown_once == Plan(bank, 100).shown_once == codes
+    both = {**dict(bank), **{("flat", code): glyph for (_, code), glyph in dict(bank).items()}}
+    assert Plan(both, 0).shown_once == frozenset()
+    assert Plan(both, 100).shown_once == codes  # all but the one that is kept are held out
+    half = Plan(both, 50)
+    lost = {f.concept.hex for f in many(Plan(both, 50, held=True)) if f.alone and not f.ground.fade}
+    assert half.shown_once
+    assert half.shown_once <= lost
+    once = next(c for c in half.concepts if c.hex in half.shown_once)
+    twice = next(c for c in half.concepts if c.hex not in half.shown_once)
+    assert half.in_one_style(Facts(once, "flat"))
+    assert half.in_one_style(Facts(twice, "flat", other=once, relation="left"))
+    assert not half.in_one_style(Facts(twice, "flat"))
+
+
 def test_a_study_takes_common_things_of_every_kind() -> None:
     some = spread_common(60)
     assert len({c.hex for c in some}) == 60

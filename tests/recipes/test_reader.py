@@ -6,7 +6,6 @@ import torch
 from recipes.mini import reader as stage
 from recipes.mini.art import Bank
 from recipes.mini.facts import MOST, PLACES
-from recipes.mini.judge import is_inside
 from recipes.mini.loop import Budget
 from recipes.mini.optimisers import Optimisers
 from recipes.mini.stream import Stream
@@ -26,7 +25,7 @@ def test_it_learns_to_count(config, bank: Bank, runs):
     """Three hundred views of four things are enough to begin with."""
     torch.manual_seed(0)
     reader = stage.Reader(4, ("3d",))
-    optimisers = Optimisers(reader, is_inside, config.reader)
+    optimisers = Optimisers(reader, stage.is_inside, config.reader)
     views = stage.Views(Stream(config.data, runs, "reader"), 8)
     step_fn = stage.stepper(reader, optimisers, views, config.reader, Budget(320, 8))
     losses = [step_fn(step) for step in range(40)]
@@ -42,7 +41,7 @@ def test_the_stage_repeats_and_its_file_gives_the_reader_back(config, runs):
     reader = stage.load(runs)
     assert all(torch.equal(value, first[name]) for name, value in reader.state_dict().items())
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
     read = reader.read(images)
     assert read["style"] == ["3d"] * 3
     assert set(read["count"]) <= set(range(1, MOST + 1))
