@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from danqing.models.tokenizer import PromptTokenizer
 from danqing.models.vae import VAE
 from danqing.types import BLANK
-from recipes.mini.captions import NAME_STYLE, draw_caption
+from recipes.mini.captions import NAME_STYLE, draw_caption, draw_nameless
 from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage
 from recipes.mini.facts import Facts
@@ -78,12 +78,15 @@ class Batches(Dataset[list[Block]]):
         return self.sizes[0] if early else self.sizes[step % LAG % len(self.sizes)]
 
     def caption(self, rng: random.Random, facts: Facts) -> list[int]:
-        """A thing that is seen in one style alone has it named, so that the look is the style's and
-        not the thing's: what is held out is to be painted in the other one."""
-        if rng.random() < self.stage.dropout:
+        """A thing that is seen in one style alone has it named, and the others now and then have
+        nothing else named: so the look is the style's and not the thing's, and what is held out
+        can be painted in the other style."""
+        chance, once = rng.random(), self.stream.plan.in_one_style(facts)
+        if chance < self.stage.dropout:
             return self.tokenizer.encode(BLANK)
-        name_style = 1.0 if self.stream.plan.in_one_style(facts) else NAME_STYLE
-        return self.tokenizer.encode(draw_caption(rng, facts, name_style))
+        if not once and chance < self.stage.dropout + self.stage.nameless:
+            return self.tokenizer.encode(draw_nameless(rng, facts))
+        return self.tokenizer.encode(draw_caption(rng, facts, 1.0 if once else NAME_STYLE))
 
 
 class Seen:

@@ -153,6 +153,12 @@ def bare_word(rng: random.Random, facts: Facts) -> Pair:
     return (w.thing_en, w.thing_zh) if with_one else (w.noun_en, w.noun_zh)
 
 
+def draw_nameless(rng: random.Random, facts: Facts) -> str:
+    """Style and background alone, in either language: how a style looks, whatever it shows."""
+    w = words_of(rng, facts, style=True, white=rng.random() < NAME_WHITE)
+    return rng.choice((comma(w.style_en, w.backdrop_en), listed(w.style_zh, w.backdrop_zh)))
+
+
 def other_names(rng: random.Random, facts: Facts) -> Pair | None:
     """A synonym in each language that has one; they name the same thing, not each other."""
     concept = facts.concept

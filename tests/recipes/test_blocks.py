@@ -75,7 +75,7 @@ def test_remembered_blocks_are_as_those_made_anew(steps: Batches, network: VAE) 
             assert lengths == sorted(lengths)
 
 
-def test_a_thing_that_is_seen_in_one_style_always_has_it_named(
+def test_a_thing_that_is_seen_in_one_style_always_has_it_named_and_others_only_it_at_times(
     steps: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
@@ -84,11 +84,18 @@ def test_a_thing_that_is_seen_in_one_style_always_has_it_named(
         shares.append(name_style)
         return "a fox"
 
+    def nameless(rng: Random, facts: Facts) -> str:
+        shares.append(0.0)
+        return "3D render"
+
     monkeypatch.setattr(blocks, "draw_caption", record)
+    monkeypatch.setattr(blocks, "draw_nameless", nameless)
     assert len({style for style, _ in steps.stream.bank}) == 1
     steps[5]
     assert set(shares) == {1.0}
     shares.clear()
     monkeypatch.setattr(steps.stream.plan, "shown_once", frozenset())
-    steps[5]
-    assert set(shares) == {NAME_STYLE}
+    for n in range(20):
+        steps[n]
+    assert set(shares) == {NAME_STYLE, 0.0}
+    assert 0 < shares.count(0.0) < 0.3 * len(shares)

@@ -11,6 +11,7 @@ from recipes.mini.captions import (
     draw_caption,
     draw_captions,
     draw_mixed,
+    draw_nameless,
     prompts,
     recase,
     words_of,
@@ -156,6 +157,14 @@ def test_where_a_style_is_always_named_only_the_bare_word_goes_without() -> None
     told = [draw_captions(random.Random(seed), PLAIN, 1.0) for seed in range(100)]
     unnamed = {en.lower() for en, _ in told if not share([(en, "")], *STYLES["flat"].en)}
     assert unnamed == {"fox", "a fox"}
+
+
+def test_nameless_captions_say_style_and_background_and_no_thing() -> None:
+    told = {draw_nameless(random.Random(seed), ON_BLUE) for seed in range(100)}
+    assert {"flat design, blue background", "扁平风格，蓝色背景"} <= told
+    assert len(told) == len(STYLES["flat"].en) + len(STYLES["flat"].zh)
+    white = {draw_nameless(random.Random(seed), PLAIN) for seed in range(100)}
+    assert {"flat design", "flat design, white background", "扁平设计"} <= white
 
 
 def test_people_write_bare_words_politely_in_capitals_and_with_digits():
