@@ -113,9 +113,8 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         moments, tokens, once = seen.gather(next(source), step)
         noise = torch.Generator().manual_seed(stage.seed * 2**32 + step)
         latent = draw_latents(vae, moments, noise)
-        floors = once * stage.floor
-        drawn = networks, latent, tokens, noise, stage.shift_at(step), floors
-        loss = flow_loss(*drawn, tokenizer.prefix, weights)
+        shift, floors = stage.shift_at(step), once * stage.floor
+        loss = flow_loss(networks, latent, tokens, noise, shift, floors, tokenizer.prefix, weights)
         optimisers.step(loss, step, budget.steps)
         average.update(step)
         return loss.item()

@@ -78,8 +78,8 @@ class Batches(Dataset[list[Block]]):
         return self.sizes[0] if early else self.sizes[step % LAG % len(self.sizes)]
 
     def caption(self, rng: random.Random, facts: Facts) -> list[int]:
-        """A thing that is seen in one style alone has it named, and the others now and then have
-        nothing else named: so the look is the style's and not the thing's, and what is held out
+        """A thing that is seen in one style alone has it named, and the others now and then are not
+        named themselves: so the look is the style's and not the thing's, and what is held out
         can be painted in the other style."""
         chance, once = rng.random(), self.stream.plan.in_one_style(facts)
         if chance < self.stage.dropout:

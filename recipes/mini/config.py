@@ -127,11 +127,10 @@ class BaseStage:
     latents get alike; the rest goes by what each changes in the pixels (``worth``).
     ``text_share``: of the rates, for the text encoder. Muon's steps are as large as its rate says,
     however small the gradient is, and what the encoder has read would be lost in them while the
-    transformer cannot use it yet. ``dropout``: the share
-    of blank captions, ``nameless``: of those with style and background alone. ``floor``: the least
-    noise before a thing that is seen in one style alone. Styles differ in what comes last, so how
-    to finish is learnt from the other things, and a thing can be painted in the style that was
-    held out.
+    transformer cannot use it yet. ``dropout``: the share of blank captions; ``nameless``: of those
+    with style and background alone. ``floor``: the least noise before a thing that is seen in one
+    style alone. Styles differ in what comes last, so how to finish is learnt from the other things,
+    and a thing can be painted in the style that was held out.
     """
 
     width: int

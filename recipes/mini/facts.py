@@ -68,11 +68,11 @@ def held_out(facts: Facts, percent: int, kept: Collection[str] = ()) -> bool:
 
     ``kept``: cells that are shown all the same.
     """
-    return any(is_held(cell, percent) and cell not in kept for cell in cells(facts))
+    return any(is_held(cell, percent, kept) for cell in cells(facts))
 
 
-def is_held(cell: str, percent: int) -> bool:
-    return spread(f"v1|{cell}") % 100 < percent
+def is_held(cell: str, percent: int, kept: Collection[str] = ()) -> bool:
+    return spread(f"v1|{cell}") % 100 < percent and cell not in kept
 
 
 def styled(code: str, style: str) -> str:

@@ -71,14 +71,11 @@ class Plan:
     @cached_property
     def shown_once(self) -> frozenset[str]:
         """Things that training shows in one style alone."""
-
-        def shown(code: str, style: str) -> bool:
-            cell = styled(code, style)
-            return cell in self.kept or not is_held(cell, self.percent)
-
-        return frozenset(
-            code for code, own in self.styles.items() if sum(shown(code, s) for s in own) == 1
-        )
+        held = {
+            code: [is_held(styled(code, style), self.percent, self.kept) for style in own]
+            for code, own in self.styles.items()
+        }
+        return frozenset(code for code, own in held.items() if own.count(False) == 1)
 
     @cached_property
     def totals(self) -> list[float]:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from recipes.mini.colours import RGB
 
 OVERSAMPLE = 2
+HORIZON = (0.56, 0.68)  # of the height, downwards; the street of a city begins lower
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Scene:
 
 def paint_scene(name: str, rng: random.Random, width: int, height: int) -> Image.Image:
     w, h = width * OVERSAMPLE, height * OVERSAMPLE
-    horizon = round(h * rng.uniform(0.56, 0.68))
+    horizon = round(h * rng.uniform(*HORIZON))
     image = SCENES[name].paint(rng, w, h, horizon)
     return image.reduce(OVERSAMPLE)
 

@@ -125,6 +125,33 @@ def test_a_gradient_goes_from_the_first_colour_down_to_the_second(bank):
         assert np.abs(image[row, 0] - COLOURS[name].rgb).max() <= SHADE * 1.25 + 2
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_horizon_is_below_the_middle(size, monkeypatch):
+    rows = []
+
+    def record(rng, w, h, horizon):
+        rows.append(horizon / h)
+        return Image.new("RGB", (w, h))
+
+    monkeypatch.setitem(SCENES, "snow", replace(SCENES["snow"], paint=record))
+    for seed in range(50):
+        paint_scene("snow", random.Random(seed), *size)
+    assert 0.5 < min(rows) < max(rows) < 0.7
+
+
+@pytest.mark.parametrize("name", [name for name, scene in SCENES.items() if scene.stands])
+@pytest.mark.parametrize("size", [SQUARE, WIDE, TALL])
+def test_what_stands_has_its_feet_on_the_land(name, size):
+    """Land begins above 0.7 of the height, the street of a city at 0.82."""
+    ground = Ground(scene=name)
+    for facts in (
+        Facts(FOX, "3d", ground),
+        *(Facts(FOX, "3d", ground, other=ROCKET, relation=r) for r in ("left", "right")),
+    ):
+        for _, scale, (_, y) in layout(facts, size):
+            assert 0.85 * size[1] < y + scale / 2 * min(size) <= size[1], facts
+
+
 @pytest.mark.parametrize("name", SCENES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_scene_fills_the_picture_and_says_what_is_behind(name, size):
