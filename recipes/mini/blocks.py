@@ -21,7 +21,7 @@ from recipes.mini.captions import NAME_STYLE, draw_caption, draw_nameless
 from recipes.mini.compose import Size
 from recipes.mini.config import BaseStage
 from recipes.mini.facts import Facts
-from recipes.mini.plan import ALONE, KINDS
+from recipes.mini.plan import ALONE, PAINTED
 from recipes.mini.stream import Stream
 from recipes.mini.vae import to_float
 
@@ -68,7 +68,7 @@ class Batches(Dataset[list[Block]]):
         """About as many pixels at every size."""
         most, (width, height) = self.stage.batch // self.stage.views, self.sizes[0]
         count = max(1, most * width * height // (size[0] * size[1]))
-        kinds = ALONE if alone else KINDS
+        kinds = ALONE if alone else PAINTED
         pictures = [self.stream.picture(number * most + i, size, kinds) for i in range(count)]
         return torch.from_numpy(np.stack([p.image for p in pictures])), [p.facts for p in pictures]
 
