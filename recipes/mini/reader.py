@@ -162,7 +162,8 @@ def held_pictures(data: DataConfig, runs: Path, count: int) -> dict[str, list[Pi
     stream, number = Stream(data, runs, "held"), 0
     found: dict[str, list[Picture]] = {name: [] for name in PARTS}
     while min(map(len, found.values())) < count:
-        facts, own = stream.facts(number), labels(stream.facts(number), stream.styles)
+        facts = stream.facts(number)
+        own = labels(facts, stream.styles)
         for name, label in zip(PARTS, own, strict=True):
             usual = name == "count" and facts.count == 1 and len(found[name]) % MOST
             aside = name == "style" and not facts.plain
