@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.adapters import config
 
-STAGES = ("data", "train", "judges", "score", "sheets")
+STAGES = ("data", "train", "judges", "score", "fast", "sheets")
 
 
 def main() -> None:

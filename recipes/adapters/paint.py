@@ -34,13 +34,19 @@ def pipeline() -> danqing.Pipeline:
 
 
 def paint(
-    place: Place, texts: Sequence[str], seeds: Sequence[int], adapters: Adapters | None = None
+    place: Place,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    adapters: Adapters | None = None,
+    steps: int | None = STEPS,
+    guidance: float | None = GUIDANCE,
 ) -> np.ndarray:
-    """uint8 [n, H, W, 3]: each text with the seed in its place."""
+    """uint8 [n, H, W, 3]: each text with the seed in its place; with neither steps nor guidance
+    as the adapters were made for."""
     model = pipeline().model.fingerprint
     used = {digest(Path(name)): strength for name, strength in (adapters or {}).items()}
     key = json.dumps(
-        [list(texts), list(seeds), STEPS, GUIDANCE, SIZE, model, used],
+        [list(texts), list(seeds), steps, guidance, SIZE, model, used],
         ensure_ascii=False,
         sort_keys=True,
     )
@@ -49,7 +55,7 @@ def paint(
         return cast(np.ndarray, np.load(path))
     requests = [
         danqing.Request(
-            text, seed=seed, steps=STEPS, guidance=GUIDANCE, size=SIZE, adapters=adapters or {}
+            text, seed=seed, steps=steps, guidance=guidance, size=SIZE, adapters=adapters or {}
         )
         for text, seed in zip(texts, seeds, strict=True)
     ]

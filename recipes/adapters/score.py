@@ -23,7 +23,7 @@ from recipes.mini.captions import Canonical, phrase, prompts
 from recipes.mini.colours import COLOURS, WHITE
 from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.facts import Facts, Ground
-from recipes.mini.files import write_atomic
+from recipes.mini.files import fill, write_atomic
 from recipes.mini.judge import Judge
 from recipes.mini.looks import SIZE, small
 from recipes.mini.plan import Plan
@@ -71,7 +71,7 @@ def run(place: Place) -> None:
     text = "\n".join([*sections, *judged(place, own)]) + "\n"
     write_atomic(place.runs / "score.md", text.encode())
     print(text)
-    publish(text)
+    fill(RESULTS, "score", text)
 
 
 def head() -> str:
@@ -244,11 +244,3 @@ def percent(share: float) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
-
-
-def publish(text: str) -> None:
-    """Put the tables between the two marks of RESULTS.md."""
-    start, end = "<!-- score -->\n", "<!-- /score -->\n"
-    before, rest = RESULTS.read_text(encoding="utf-8").split(start, 1)
-    after = rest.split(end, 1)[1]
-    write_atomic(RESULTS, (before + start + "\n" + text + "\n" + end + after).encode())

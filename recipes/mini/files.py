@@ -20,3 +20,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Put a text between the two marks of this name in a page, in place of what stood there."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, rest = page.read_text(encoding="utf-8").split(start, 1)
+    after = rest.split(end, 1)[1]
+    write_atomic(page, (before + start + "\n" + text + "\n" + end + after).encode())

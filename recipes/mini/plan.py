@@ -34,7 +34,7 @@ Kinds = Mapping[str, float]
 KINDS: Kinds = {"alone": 8, "count": 3, "place": 2, "size": 1.5, "pair": 4}
 ALONE: Kinds = {"alone": 1}
 # What the base is shown: places and counts are learnt long before all things are (LOG.md).
-PAINTED: Kinds = {"alone": 10, "count": 1.5, "place": 1, "size": 1, "pair": 5}
+PAINTED: Kinds = {"alone": 10, "count": 0.5, "place": 0.5, "size": 0.5, "pair": 8}
 COMMON_WEIGHT = 3  # how much more often a common thing is drawn than one of the others
 COLOURED, FADED, SCENIC = 0.4, 0.1, 0.15  # shares of grounds; the rest is white
 DYED = 0.15

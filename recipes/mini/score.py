@@ -28,7 +28,7 @@ from recipes.mini.compose import layout
 from recipes.mini.concepts import read_concepts
 from recipes.mini.config import Config, DataConfig
 from recipes.mini.facts import MOST, Facts
-from recipes.mini.files import read_json, write_atomic
+from recipes.mini.files import fill, read_json, write_atomic
 from recipes.mini.judge import Judge
 from recipes.mini.looks import SIZE, small, spots
 from recipes.mini.plan import COMMON_WEIGHT
@@ -39,7 +39,6 @@ from recipes.mini.vae import psnr, to_bytes, to_float
 STEPS, GUIDANCE, SEEDS = 30, 4.0, (1, 2)
 PROMPTS = 120  # of each group
 RESULTS = Path(__file__).with_name("RESULTS.md")
-START, END = "<!-- score -->\n", "<!-- /score -->\n"
 LANGUAGES = {"English": "en", "Chinese": "zh"}
 Answers = dict[str, list[object]]  # None where a picture was not asked for it
 
@@ -81,7 +80,7 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     text = page(columns, distances, psnr(real, decoded), told)
     write_atomic(runs / "score" / "table.md", text.encode())
     print(text)
-    publish(text)
+    fill(RESULTS, "score", text)
 
 
 # ---- what is asked for ------------------------------------------------------------------------
@@ -299,11 +298,3 @@ def page(
     rows.append(["VAE, reconstructed renders", "26 dB", "30 dB", *sharp])
     table = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([told[0], "", *table, "", told[1]]) + "\n"
-
-
-def publish(text: str, start: str = START, end: str = END) -> None:
-    """Put the table between the two marks of RESULTS.md."""
-    page = RESULTS.read_text(encoding="utf-8")
-    before, rest = page.split(start, 1)
-    after = rest.split(end, 1)[1]
-    write_atomic(RESULTS, (before + start + "\n" + text + "\n" + end + after).encode())

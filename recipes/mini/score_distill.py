@@ -6,6 +6,7 @@ jackknife over blocks. Both draw facts, each with its prompts in both languages.
 the teacher's own pictures of two seeds is the noise floor of every distance.
 """
 
+import io
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -15,27 +16,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import danqing
 from danqing.adapters import formats
 from danqing.sampling.schedule import schedule
+from danqing.types import BLANK
 from recipes.mini import judge as judges
 from recipes.mini import reader as readers
 from recipes.mini.captions import prompts
 from recipes.mini.config import Config
-from recipes.mini.files import write_atomic
+from recipes.mini.files import fill, write_atomic
 from recipes.mini.judge import Judge
 from recipes.mini.looks import SIZE, small
 from recipes.mini.reader import Reader
 from recipes.mini.score import (
+    RESULTS,
     SEEDS,
     Answers,
     Asked,
     answers,
     frechet,
     held_facts,
-    publish,
     wanted,
 )
 from recipes.mini.stream import Stream
@@ -49,7 +52,9 @@ WIDTH = 1.96  # standard errors to each side of 95 %
 STUDENTS = ("imitation-4", "lightning-4", "lightning-8")
 TEACHER_STEPS, GUIDANCE = 50, 4.0
 AT_ONCE = 32
-START, END = "<!-- distill -->\n", "<!-- /distill -->\n"
+PAGE = Path(__file__).parents[2] / "docs" / "distillation.md"
+SHEET = PAGE.parent / "pictures" / "distillation.png"
+GAP = 4
 Band = tuple[float, float, float]  # a figure and its 95 % interval
 
 
@@ -69,13 +74,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Painted:
-    """By seed: latents [n, ...], pictures uint8 [n, H, W, 3]. Seconds for one picture: of the
-    denoising, and of the decoding."""
+    """By seed: latents [n, ...], pictures uint8 [n, H, W, 3]. Seconds for one picture by part:
+    reading the prompt (and the negative one, where it is needed), denoising, decoding."""
 
     latents: list[Tensor]
     images: list[np.ndarray]
-    denoising: float
-    decoding: float
+    seconds: dict[str, float]
 
 
 def run(config: Config, runs: Path, minutes: float | None) -> None:
@@ -93,7 +97,10 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     text = page(ways, rows, painted, figures, len(texts))
     write_atomic(runs / "score" / "distill.md", text.encode())
     print(text)
-    publish(text, START, END)
+    fill(RESULTS, "distill", text)
+    places = shown(asked)
+    write_sheet([painted[way.name].images[0][places] for way in ways], SHEET)
+    fill(PAGE, "sheet", legend(ways, [texts[place] for place in places]))
 
 
 def doubled(asked: Asked) -> Asked:
@@ -133,9 +140,11 @@ def ways_of(pipe: "danqing.Pipeline", runs: Path) -> list[Way]:
 
 def paint(pipe: "danqing.Pipeline", texts: Sequence[str], way: Way) -> Painted:
     """All prompts with each seed, every prompt with noise of its own."""
-    encoded = pipe.encode(texts)
-    negative = pipe.encode([" "])
     adapters = {str(way.adapter): 1.0} if way.adapter else {}
+    started = time.perf_counter()
+    encoded = pipe.encode(texts)
+    negative = pipe.encode([BLANK]) if way.guidance > 1 else None
+    reading = (time.perf_counter() - started) * len(SEEDS)  # a prompt is read for every picture
     states, images, denoising, decoding = [], [], 0.0, 0.0
     for seed in SEEDS:
         own, started = [], time.perf_counter()
@@ -147,7 +156,7 @@ def paint(pipe: "danqing.Pipeline", texts: Sequence[str], way: Way) -> Painted:
                 noises[start : start + AT_ONCE],
                 sigmas=way.sigmas,
                 guidance=way.guidance,
-                negative=negative * len(pack) if way.guidance > 1 else None,
+                negative=negative and negative * len(pack),
                 adapters=adapters,
             )
         between = time.perf_counter()
@@ -157,7 +166,8 @@ def paint(pipe: "danqing.Pipeline", texts: Sequence[str], way: Way) -> Painted:
         states.append(torch.stack(own))
         images.append(to_bytes(pixels))
     count = len(SEEDS) * len(texts)
-    return Painted(states, images, denoising / count, decoding / count)
+    parts = {"reading": reading, "denoising": denoising, "decoding": decoding}
+    return Painted(states, images, {part: spent / count for part, spent in parts.items()})
 
 
 # ---- figures ----------------------------------------------------------------------------------
@@ -331,9 +341,11 @@ def page(
         lines.append(f"| {figure} | {' | '.join(cells)} |")
     evaluations = [str(way.evaluations) for way in ways]
     lines.append(f"| network evaluations | {' | '.join(evaluations)} |")
-    for part in ("denoising", "decoding"):
-        seconds = [f"{getattr(painted[name], part):.3f}" for name in names]
+    for part in painted[names[0]].seconds:
+        seconds = [f"{painted[name].seconds[part]:.4f}" for name in names]
         lines.append(f"| seconds per picture, {part} | {' | '.join(seconds)} |")
+    whole = [f"{sum(painted[name].seconds.values()):.3f}" for name in names]
+    lines.append(f"| seconds per picture, prompt to pixels | {' | '.join(whole)} |")
     lines += ["", f"Distance of the teacher's pictures of two seeds, the noise floor: {floor:.3g}."]
     if missing := [name for name in STUDENTS if name not in names]:
         lines += ["", f"Not measured, since it was not trained: {', '.join(missing)}."]
@@ -348,3 +360,35 @@ def told(band: Band, shares: bool) -> str:
         return f"{value:.1f} % ({low:.1f} to {high:.1f})"
     value, low, high = band
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+# ---- the sheet --------------------------------------------------------------------------------
+
+
+def shown(asked: Asked) -> list[int]:
+    """Of each group the first fact in English, and the second in Chinese."""
+    groups: dict[str, list[int]] = {}
+    for place, group in enumerate(asked.groups):
+        groups.setdefault(group.split()[0], []).append(place)
+    return [own[n] for own in groups.values() for n in (0, LANGUAGES + 1)]
+
+
+def write_sheet(rows: Sequence[np.ndarray], path: Path) -> None:
+    """Pictures uint8 [n, H, W, 3], a row for each way of sampling."""
+    framed = [
+        np.pad(row, ((0, 0), (GAP, 0), (GAP, 0), (0, 0)), constant_values=255) for row in rows
+    ]
+    png = io.BytesIO()
+    Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in framed])).save(
+        png, "PNG", optimize=True
+    )
+    write_atomic(path, png.getvalue())
+
+
+def legend(ways: Sequence[Way], texts: Sequence[str]) -> str:
+    lines = [
+        f"![The same prompts and noise, sampled in {len(ways)} ways](pictures/{SHEET.name})",
+        "",
+        f"Rows: {'; '.join(way.name for way in ways)}. Columns: {' · '.join(texts)}.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -12,16 +12,18 @@ from PIL import Image
 from safetensors import safe_open
 
 import danqing
+from danqing.training.distill import settings as distillation
 from danqing.training.settings import make, read
 from danqing.weights.fingerprint import fingerprint
 from danqing.weights.hub import find
 from recipes.adapters import config as recipe_config
-from recipes.adapters import dandan, data, detect, glyphs, score
+from recipes.adapters import dandan, data, detect, fast, glyphs, score
 from recipes.adapters.config import Place
 from recipes.adapters.detect import NO, YES, Group
 from recipes.adapters.sunset import SKY, sunset
 from recipes.adapters.train import EXAMPLES, NAMES
 from recipes.mini.concepts import choose_concepts
+from recipes.mini.files import fill
 
 TOML = Path(recipe_config.__file__).with_name("adapters.toml")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,3 +159,33 @@ def test_what_ships_changes_the_picture(name):
 
 def test_a_table_is_markdown():
     assert score.table(("a", "b"), [("1", "2")]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |"]
+
+
+def test_the_few_step_sunset_is_taught_with_other_things_than_it_is_measured_with(full_place):
+    path = full_place.runs / "prompts.txt"
+    fast.write_prompts(full_place, path)
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) == fast.PROMPTS
+    assert all("sunset style" in line or "日落风格" in line for line in lines)
+    things = fast.untaught(full_place)
+    assert len(things) == 76
+    assert not {f"{concept.en}, sunset style" for concept in things} & set(lines)
+    fast.write_prompts(full_place, path)
+    assert path.read_text("utf-8").splitlines() == lines
+
+
+def test_the_few_step_sunset_begins_as_minis_own_with_the_sunset_on():
+    own = distillation.read(fast.SETTINGS, {})
+    (name,) = own.adapters
+    assert Path(name).resolve() == (EXAMPLES / "sunset.safetensors").resolve()
+    assert own.start == fast.DEFAULT
+    few = EXAMPLES.parents[1] / "recipes" / "mini" / f"{fast.DEFAULT}.toml"
+    assert own.steps == distillation.read(few, {}, whole=False).steps
+
+
+def test_a_page_keeps_what_stands_around_a_filled_place(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\n<!-- /b -->\nafter\n")
+    fill(page, "a", "new\n")
+    kept = "before\n<!-- a -->\n\nnew\n\n<!-- /a -->\n<!-- b -->\n<!-- /b -->\nafter\n"
+    assert page.read_text() == kept

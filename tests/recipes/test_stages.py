@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import danqing
@@ -177,7 +178,8 @@ def test_the_score_of_a_distillation(
 ) -> None:
     """The teacher beside itself is perfectly near and as diverse; what is missing is said."""
     own, pages = score_distill.run, []
-    monkeypatch.setattr(score_distill, "publish", lambda text, *_: pages.append(text))
+    monkeypatch.setattr(score_distill, "fill", lambda page, name, text: pages.append(text))
+    monkeypatch.setattr(score_distill, "SHEET", trained / "sheet.png")
     real = score_distill.ways_of
 
     def again(pipe: danqing.Pipeline, runs: Path) -> list[score_distill.Way]:
@@ -197,6 +199,10 @@ def test_the_score_of_a_distillation(
     assert rows["concept"][0] == rows["concept"][3]
     assert {"style", "background", "count", "position", "pair"} <= set(rows)
     assert "not trained: imitation-4, lightning-4, lightning-8" in pages[0]
+    with Image.open(trained / "sheet.png") as sheet:
+        assert sheet.size == (10 * (128 + score_distill.GAP), 4 * (128 + score_distill.GAP))
+    assert pages[1].count(" · ") == 9
+    assert "(pictures/sheet.png)" in pages[1]
 
 
 def check_page(columns: dict[str, dict[str, float]]) -> None:

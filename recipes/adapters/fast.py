@@ -1,0 +1,128 @@
+"""Stage `fast`: the sunset in four steps; renews its part of RESULTS.md.
+
+`mini`'s own few-step adapter knows nothing of the sunset. Either it is put beside it as it is, or
+both teacher and student wear the sunset while a few-step adapter is distilled for the two together:
+the same as `danqing distill --config recipes/adapters/sunset-fast.toml`, with the prompts that are
+written here.
+"""
+
+import platform
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import danqing
+from danqing.training.distill.run import distill
+from danqing.training.distill.settings import DistillSettings, read
+from recipes.adapters import data, detect, glyphs
+from recipes.adapters.config import Place
+from recipes.adapters.paint import Adapters, paint, pipeline
+from recipes.adapters.score import RESULTS, SUNSET, Judges, percent, table
+from recipes.mini.captions import FORMS, Canonical, phrase
+from recipes.mini.concepts import Concept, read_concepts
+from recipes.mini.distil import DEFAULT, show
+from recipes.mini.files import fill, write_atomic
+from recipes.mini.looks import SIZE
+from recipes.mini.score import SEEDS
+
+SETTINGS = Path(__file__).with_name("sunset-fast.toml")
+STEPS, GUIDANCE = 50, 4.0  # of the teacher
+PROMPTS = 1000
+FORMS_SEED = "sunset in few steps"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of sampling; steps and guidance are the adapters' own if not given."""
+
+    name: str
+    adapters: Adapters
+    steps: int | None = None
+    guidance: float | None = None
+
+
+def run(place: Place) -> None:
+    settings = read(SETTINGS, {})
+    minutes = train(place, settings)
+    ways = (
+        Way(f"sunset, {STEPS} steps, guidance {GUIDANCE:g}", {SUNSET: 1.0}, STEPS, GUIDANCE),
+        Way(f"sunset and {DEFAULT}, 4 steps", {SUNSET: 1.0, str(mini_own()): 1.0}),
+        Way("sunset and its own, 4 steps", {SUNSET: 1.0, settings.out: 1.0}),
+    )
+    judges, things = Judges(place), untaught(place)
+    rows = [row(place, judges, things, way) for way in ways]
+    text = "\n".join([head(len(things), settings, minutes), "", *table(COLUMNS, rows)]) + "\n"
+    print(text)
+    fill(RESULTS, "fast", text)
+
+
+def mini_own() -> Path:
+    return pipeline().model.folder / "adapters" / f"{DEFAULT}.safetensors"
+
+
+def head(things: int, settings: DistillSettings, minutes: float) -> str:
+    steps = f"{settings.imitation} steps of imitation and {settings.matching} of matching"
+    return (
+        f"{things} things that the sunset was not taught with, in English and Chinese, "
+        f"{len(SEEDS)} seeds, {SIZE[0]}x{SIZE[1]}. Its own few-step adapter began as "
+        f"{settings.start} and took {steps}, {minutes:.0f} minutes on "
+        f"{torch.get_num_threads()} threads of {platform.machine()}. Model "
+        f"{pipeline().model.fingerprint}, torch {torch.__version__}, "
+        f"danqing {danqing.__version__}. Command: `python -m recipes.adapters judges fast`."
+    )
+
+
+# ---- the training -----------------------------------------------------------------------------
+
+
+def train(place: Place, settings: DistillSettings) -> float:
+    """Minutes that it took; what was there is made anew."""
+    write_prompts(place, Path(settings.prompts_file))
+    folder = Path(settings.out).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    for event in distill(settings, torch.device("cpu")):
+        show("sunset-fast", event)
+    return (time.monotonic() - started) / 60
+
+
+def write_prompts(place: Place, path: Path) -> None:
+    """Prompts that ask for the style, of things that it is not measured with."""
+    config, measured = place.config.sunset, {c.hex for c in untaught(place)}
+    things = [c for c in read_concepts() if c.hex not in measured]
+    rng = random.Random(FORMS_SEED)
+    texts: dict[str, None] = {}
+    while len(texts) < PROMPTS:
+        words = data.with_style(rng.choice(things), config.trigger_en, config.trigger_zh)
+        texts[rng.choice(rng.choice(FORMS)(rng, words))] = None
+    write_atomic(path, ("\n".join(texts) + "\n").encode())
+
+
+def untaught(place: Place) -> list[Concept]:
+    taught = glyphs.taught_concepts(place)
+    return [concept for concept in place.concepts if concept not in taught]
+
+
+# ---- the figures ------------------------------------------------------------------------------
+
+COLUMNS = ("way", "network evaluations", "sunset", "thing")
+
+
+def row(place: Place, judges: Judges, things: list[Concept], way: Way) -> tuple[str, ...]:
+    config = place.config.sunset
+    words = [data.with_style(c, config.trigger_en, config.trigger_zh) for c in things]
+    texts = [text for own in words for text in phrase(Canonical(), own)]
+    numbers = [seed for seed in SEEDS for _ in texts]
+    images = paint(place, texts * len(SEEDS), numbers, way.adapters, way.steps, way.guidance)
+    doubled = [concept for concept in things for _ in range(2)] * len(SEEDS)
+    shares = detect.share(judges.style, images), judges.named(judges.mini, images, doubled)
+    return way.name, str(evaluations(way)), *map(percent, shares)
+
+
+def evaluations(way: Way) -> int:
+    return 2 * way.steps if way.steps else 4
