@@ -1,6 +1,6 @@
 """From process start to a PNG on the disk: `danqing generate` with `mini`, cold, several times.
 
-    python benchmarks/cold_start.py [--runs 5] [--steps 30]
+    python benchmarks/cold_start.py [--runs 5]
 
 "Cold" is a new process; the operating system's file cache is warm after the first run, which is
 listed apart. The last line of the output is a JSON object.
@@ -21,11 +21,13 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
+    paint = ["generate", "一只狐狸", "--seed", "7"]
     commands = {
         "danqing --help": ["--help"],
-        "generate": ["generate", "一只狐狸", "--seed", "7", "--steps", str(options.steps)],
+        "generate": paint,
+        "generate, 30 steps": [*paint, "--steps", "30", "--guidance", "4"],
+        "generate, 50 steps": [*paint, "--steps", "50", "--guidance", "4"],
     }
     found = {name: measure(command, options.runs) for name, command in commands.items()}
     print(json.dumps({"machine": machine(), "seconds": found}, ensure_ascii=False))

@@ -43,7 +43,7 @@ GIB = 1024**3
 MOST = 14 * GIB  # a case that takes more is planned and not run
 PICTURES = 6  # fewer than are needed to keep any apart
 CAPTION = "a small red house by the sea, painted with a broad brush, seen from above, number"
-SIDES = {"mini": 64, "0.3B": 256, "1.3B": 256}  # pixels
+SIDES = {"mini": 128, "0.3B": 256, "1.3B": 256}  # pixels
 # Blocks and heads of 128, as the published network has 60 and 24.
 SHAPES = {"0.3B": (14, 6), "1.3B": (15, 12)}
 COLUMNS = ("model", "trained", "checkpointing", "int8", "parameters", "gradients", "optimiser",
