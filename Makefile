@@ -8,7 +8,7 @@ demo: .venv/run
 	$(BIN)/danqing generate "$(PROMPT)" --out outputs
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-gpu: .venv/dev
 	$(BIN)/python -m pytest -q -m gpu

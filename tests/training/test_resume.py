@@ -47,11 +47,11 @@ def logged(folder: Path) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_killed_at_five_random_instants(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "kills"), [("float32", 5), ("bfloat16", 2)])
+def test_killed_at_random_instants(tmp_path: Path, dtype: str, kills: int) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     finish(straight, dtype)
-    instants = sorted(random.Random(dtype).sample(range(2, 58), 5))
+    instants = sorted(random.Random(dtype).sample(range(2, 58), kills))
     for instant in instants:
         with start(broken, dtype) as process:
             assert process.stdout is not None
