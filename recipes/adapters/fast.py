@@ -18,11 +18,11 @@ import torch
 import danqing
 from danqing.training.distill.run import distill
 from danqing.training.distill.settings import DistillSettings, read
-from recipes.adapters import data, detect, glyphs
+from recipes.adapters import data, glyphs
 from recipes.adapters.config import Place
 from recipes.adapters.paint import Adapters, paint, pipeline
-from recipes.adapters.score import RESULTS, SUNSET, Judges, percent, table
-from recipes.mini.captions import FORMS, Canonical, phrase
+from recipes.adapters.score import RESULTS, SUNSET, Judges, style_shares, style_texts, table
+from recipes.mini.captions import FORMS
 from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.distil import DEFAULT, show
 from recipes.mini.files import fill, write_atomic
@@ -30,7 +30,6 @@ from recipes.mini.looks import SIZE
 from recipes.mini.score import SEEDS
 
 SETTINGS = Path(__file__).with_name("sunset-fast.toml")
-STEPS, GUIDANCE = 50, 4.0  # of the teacher
 PROMPTS = 1000
 FORMS_SEED = "sunset in few steps"
 
@@ -40,6 +39,7 @@ class Way:
     """One way of sampling; steps and guidance are the adapters' own if not given."""
 
     name: str
+    evaluations: int
     adapters: Adapters
     steps: int | None = None
     guidance: float | None = None
@@ -48,12 +48,14 @@ class Way:
 def run(place: Place) -> None:
     settings = read(SETTINGS, {})
     minutes = train(place, settings)
+    few, many, guidance = settings.steps, settings.teacher_steps, settings.guidance
+    slow = f"sunset, {many} steps, guidance {guidance:g}"
     ways = (
-        Way(f"sunset, {STEPS} steps, guidance {GUIDANCE:g}", {SUNSET: 1.0}, STEPS, GUIDANCE),
-        Way(f"sunset and {DEFAULT}, 4 steps", {SUNSET: 1.0, str(mini_own()): 1.0}),
-        Way("sunset and its own, 4 steps", {SUNSET: 1.0, settings.out: 1.0}),
+        Way(slow, 2 * many, {SUNSET: 1.0}, many, guidance),
+        Way(f"sunset and {DEFAULT}, {few} steps", few, {SUNSET: 1.0, str(mini_own()): 1.0}),
+        Way(f"sunset and its own, {few} steps", few, {SUNSET: 1.0, settings.out: 1.0}),
     )
-    judges, things = Judges(place), untaught(place)
+    judges, things = Judges(place), glyphs.untaught_concepts(place)
     rows = [row(place, judges, things, way) for way in ways]
     text = "\n".join([head(len(things), settings, minutes), "", *table(COLUMNS, rows)]) + "\n"
     print(text)
@@ -93,7 +95,7 @@ def train(place: Place, settings: DistillSettings) -> float:
 
 def write_prompts(place: Place, path: Path) -> None:
     """Prompts that ask for the style, of things that it is not measured with."""
-    config, measured = place.config.sunset, {c.hex for c in untaught(place)}
+    config, measured = place.config.sunset, {c.hex for c in glyphs.untaught_concepts(place)}
     things = [c for c in read_concepts() if c.hex not in measured]
     rng = random.Random(FORMS_SEED)
     texts: dict[str, None] = {}
@@ -103,11 +105,6 @@ def write_prompts(place: Place, path: Path) -> None:
     write_atomic(path, ("\n".join(texts) + "\n").encode())
 
 
-def untaught(place: Place) -> list[Concept]:
-    taught = glyphs.taught_concepts(place)
-    return [concept for concept in place.concepts if concept not in taught]
-
-
 # ---- the figures ------------------------------------------------------------------------------
 
 COLUMNS = ("way", "network evaluations", "sunset", "thing")
@@ -115,14 +112,7 @@ COLUMNS = ("way", "network evaluations", "sunset", "thing")
 
 def row(place: Place, judges: Judges, things: list[Concept], way: Way) -> tuple[str, ...]:
     config = place.config.sunset
-    words = [data.with_style(c, config.trigger_en, config.trigger_zh) for c in things]
-    texts = [text for own in words for text in phrase(Canonical(), own)]
+    texts = style_texts(things, config.trigger_en, config.trigger_zh)
     numbers = [seed for seed in SEEDS for _ in texts]
     images = paint(place, texts * len(SEEDS), numbers, way.adapters, way.steps, way.guidance)
-    doubled = [concept for concept in things for _ in range(2)] * len(SEEDS)
-    shares = detect.share(judges.style, images), judges.named(judges.mini, images, doubled)
-    return way.name, str(evaluations(way)), *map(percent, shares)
-
-
-def evaluations(way: Way) -> int:
-    return 2 * way.steps if way.steps else 4
+    return way.name, str(way.evaluations), *style_shares(judges, images, things)

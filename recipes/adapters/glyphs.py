@@ -26,6 +26,11 @@ def taught_concepts(place: Place) -> list[Concept]:
     return sorted(place.concepts, key=lambda c: turns[c.hex])[: config.pictures]
 
 
+def untaught_concepts(place: Place) -> list[Concept]:
+    taught = taught_concepts(place)
+    return [concept for concept in place.concepts if concept not in taught]
+
+
 def own_glyphs(place: Place) -> Glyphs:
     """The drawings of the things here that mini was trained on."""
     own = {concept.hex for concept in place.concepts}

@@ -87,10 +87,11 @@ def head() -> str:
 
 
 def sunset(place: Place, own: Judges) -> list[str]:
-    taught = glyphs.taught_concepts(place)
-    others = [concept for concept in place.concepts if concept not in taught]
     rows = []
-    for name, concepts in (("not taught", others), ("taught", taught)):
+    for name, concepts in (
+        ("not taught", glyphs.untaught_concepts(place)),
+        ("taught", glyphs.taught_concepts(place)),
+    ):
         rows += style_rows(place, own, concepts, name)
     columns = ("things", "prompts", "adapter", "sunset", "thing")
     return ["", "## sunset", "", *table(columns, rows)]
@@ -98,18 +99,31 @@ def sunset(place: Place, own: Judges) -> list[str]:
 
 def style_rows(place: Place, own: Judges, concepts: list[Concept], name: str) -> list[Row]:
     """Each thing in English and Chinese."""
-    config, doubled, rows = place.config.sunset, [c for c in concepts for _ in range(2)], []
+    config, rows = place.config.sunset, []
     ways = {
         "name the style": (config.trigger_en, config.trigger_zh),
         "do not": ("", ""),
     }
     for words, style in ways.items():
-        texts = [text for c in concepts for text in phrase(Canonical(), data.with_style(c, *style))]
+        texts = style_texts(concepts, *style)
         for used, adapters in without_and_with(SUNSET):
             images = paint(place, texts, [SEED] * len(texts), adapters)
-            shares = detect.share(own.style, images), own.named(own.mini, images, doubled)
-            rows.append((f"{name} ({len(texts)})", words, used, *map(percent, shares)))
+            shares = style_shares(own, images, concepts)
+            rows.append((f"{name} ({len(texts)})", words, used, *shares))
     return rows
+
+
+def style_texts(concepts: Sequence[Concept], en: str, zh: str) -> list[str]:
+    """Of each thing in this style, in English and Chinese."""
+    return [text for c in concepts for text in phrase(Canonical(), data.with_style(c, en, zh))]
+
+
+def style_shares(own: Judges, images: np.ndarray, concepts: Sequence[Concept]) -> Row:
+    """Of pictures of ``style_texts``, once or several times over: in the style, and named right."""
+    doubled = [concept for concept in concepts for _ in range(2)]
+    times = len(images) // len(doubled)
+    named = own.named(own.mini, images, doubled * times)
+    return percent(detect.share(own.style, images)), percent(named)
 
 
 def without_and_with(adapter: str) -> tuple[tuple[str, Adapters], ...]:

@@ -6,6 +6,7 @@ then go into the model's folder; four steps become what it does by itself.
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from recipes.mini.files import read_json, write_json
 
 NAMES = ("imitation-4", "lightning-4", "lightning-8")
 SHIPPED = NAMES[1:]
-STARTS = {"lightning-4": "imitation-4"}  # what a student begins as
 DEFAULT = "lightning-4"
 SHOWN_EVERY = 20  # steps
 
@@ -34,9 +34,9 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
         started = time.monotonic()
         flags: dict[str, Any] = {"model": str(model), "out": str(folder / f"{name}.safetensors")}
         flags |= {"cache": str(folder), **({"minutes": minutes} if minutes else {})}
-        if name in STARTS:
-            flags["start"] = str(folder / f"{STARTS[name]}.safetensors")
         settings = read(Path(__file__).with_name(f"{name}.toml"), flags)
+        if settings.start:  # another of them, in the folder of these runs
+            settings = replace(settings, start=str(folder / Path(settings.start).name))
         for event in distill(settings, device):
             show(name, event)
             if isinstance(event, Finished) and event.reason != DONE:

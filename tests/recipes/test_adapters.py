@@ -167,7 +167,7 @@ def test_the_few_step_sunset_is_taught_with_other_things_than_it_is_measured_wit
     lines = path.read_text("utf-8").splitlines()
     assert len(lines) == fast.PROMPTS
     assert all("sunset style" in line or "日落风格" in line for line in lines)
-    things = fast.untaught(full_place)
+    things = glyphs.untaught_concepts(full_place)
     assert len(things) == 76
     assert not {f"{concept.en}, sunset style" for concept in things} & set(lines)
     fast.write_prompts(full_place, path)
