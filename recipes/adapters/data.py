@@ -3,7 +3,6 @@
 A folder for each adapter, as `danqing train lora` takes it: N.png, and N.txt with a caption a line.
 """
 
-import io
 import random
 import shutil
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from recipes.mini.colours import WHITE, find_colour
 from recipes.mini.compose import compose
 from recipes.mini.concepts import Concept
 from recipes.mini.facts import Facts, Ground
-from recipes.mini.files import write_atomic
+from recipes.mini.files import write_atomic, write_png
 from recipes.mini.looks import SIZE
 from recipes.mini.words import Words, draw_thing
 
@@ -39,9 +38,7 @@ def write_folder(folder: Path, make: Callable[[Place], list[Sample]], place: Pla
     samples = make(place)
     shutil.rmtree(folder, ignore_errors=True)
     for number, (image, captions) in enumerate(samples):
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG", optimize=True)
-        write_atomic(folder / f"{number:02d}.png", png.getvalue())
+        write_png(folder / f"{number:02d}.png", Image.fromarray(image))
         write_atomic(folder / f"{number:02d}.txt", ("\n".join(captions) + "\n").encode())
     print(f"data: {folder} {len(samples)} pictures", flush=True)
 

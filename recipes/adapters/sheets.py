@@ -1,6 +1,5 @@
 """Stage `sheets`: the pictures of the documentation, without an adapter above and with it below."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from recipes.adapters.config import Place
 from recipes.adapters.paint import Adapters, paint
 from recipes.adapters.score import DANDAN, SEED, SUNSET
 from recipes.mini.colours import WHITE
-from recipes.mini.files import write_atomic
+from recipes.mini.files import write_png
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 GAP = 4
@@ -68,7 +67,4 @@ def write(path: Path, rows: Sequence[np.ndarray]) -> None:
     for y, images in enumerate(rows):
         for x, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (GAP + x * (side + GAP), GAP + y * (side + GAP)))
-    png = io.BytesIO()
-    sheet.save(png, "PNG", optimize=True)
-    write_atomic(path, png.getvalue())
-    print(f"sheets: {path.name} {len(png.getvalue())} bytes", flush=True)
+    print(f"sheets: {path.name} {write_png(path, sheet)} bytes", flush=True)

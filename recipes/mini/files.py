@@ -1,8 +1,11 @@
 """Writing files so that a reader never sees half of one."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from danqing import atomic
 
@@ -16,6 +19,14 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=2)
     write_atomic(path, (text + "\n").encode())
+
+
+def write_png(path: Path, image: Image.Image) -> int:
+    """As small as it gets; returns the bytes."""
+    png = io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    write_atomic(path, png.getvalue())
+    return len(png.getvalue())
 
 
 def read_json(path: Path) -> Any:

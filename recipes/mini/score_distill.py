@@ -6,7 +6,6 @@ jackknife over blocks. Both draw facts, each with its prompts in both languages.
 the teacher's own pictures of two seeds is the noise floor of every distance.
 """
 
-import io
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from recipes.mini import judge as judges
 from recipes.mini import reader as readers
 from recipes.mini.captions import prompts
 from recipes.mini.config import Config
-from recipes.mini.files import fill, write_atomic
+from recipes.mini.files import fill, write_atomic, write_png
 from recipes.mini.judge import Judge
 from recipes.mini.looks import SIZE, small
 from recipes.mini.reader import Reader
@@ -378,11 +377,8 @@ def write_sheet(rows: Sequence[np.ndarray], path: Path) -> None:
     framed = [
         np.pad(row, ((0, 0), (GAP, 0), (GAP, 0), (0, 0)), constant_values=255) for row in rows
     ]
-    png = io.BytesIO()
-    Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in framed])).save(
-        png, "PNG", optimize=True
-    )
-    write_atomic(path, png.getvalue())
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in framed])
+    write_png(path, Image.fromarray(sheet))
 
 
 def legend(ways: Sequence[Way], texts: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """A contact sheet with captions, for the eye: numbers do not show a bad crop or a wrong word."""
 
-import io
 import random
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.mini.captions import draw_captions
-from recipes.mini.files import write_atomic
+from recipes.mini.files import write_atomic, write_png
 from recipes.mini.stream import Stream
 
 COLUMNS, ROWS = 10, 8
@@ -27,7 +26,5 @@ def write_sheet(stream: Stream, path: Path) -> None:
         sheet[y : y + SIZE[1], x : x + SIZE[0]] = picture.image
         both = draw_captions(random.Random(f"sheet|{cell}"), picture.facts)
         lines.append(f"{cell // COLUMNS + 1},{cell % COLUMNS + 1} {' | '.join(both)}")
-    png = io.BytesIO()
-    Image.fromarray(sheet).save(png, "PNG")
-    write_atomic(path.with_suffix(".png"), png.getvalue())
+    write_png(path.with_suffix(".png"), Image.fromarray(sheet))
     write_atomic(path.with_suffix(".txt"), ("\n".join(lines) + "\n").encode())
