@@ -252,6 +252,13 @@ def test_whoever_says_how_to_sample_gets_the_model_alone(
     assert quick.check([Request("a fox", size=(16, 16), **told)])[0].adapters == {}
 
 
+def test_its_number_of_steps_is_no_other_wish(quick: Pipeline) -> None:
+    asked = quick.check([Request("a fox", size=(16, 16), steps=3)])
+    assert asked == quick.check([Request("a fox", size=(16, 16))])
+    guided = Request("a fox", size=(16, 16), steps=3, guidance=2.0)
+    assert quick.check([guided])[0].adapters == {}
+
+
 def test_the_models_own_adapter_goes_with_a_style_but_not_with_another_of_its_kind(
     quick: Pipeline, styles: dict[str, Path]
 ) -> None:

@@ -255,12 +255,14 @@ class Pipeline:
     # ---- inside ---------------------------------------------------------------------------
 
     def _with_own(self, request: Request) -> Request:
-        """With the model's own few-step adapter, where nothing says how to sample."""
+        """With the model's own few-step adapter, where nothing else is said of sampling."""
         checks.check_request(request)
-        how = (request.steps, request.sigmas, request.guidance)
-        told = how != (None, None, None) or request.negative != BLANK  # which needs guidance
+        told = (request.sigmas, request.guidance, request.negative) != (None, None, BLANK)
         own = self.defaults.adapter
         if own is None or told or self.adapters.samplings(request.adapters):
+            return request
+        made = self.adapters.facts(own).sampling
+        if request.steps is not None and not (made and made.serves(request.steps)):
             return request
         return replace(request, adapters={own: 1.0, **request.adapters})
 
