@@ -20,8 +20,8 @@ from danqing.training.run import Finished
 from recipes.mini.config import Config
 from recipes.mini.files import read_json, write_json
 
-NAMES = ("imitation-4", "lightning-4", "lightning-8")
-SHIPPED = NAMES[1:]
+NAMES = ("imitation-4", "lightning-4", "lightning-8", "lightning-2-to-8")
+SHIPPED = ("lightning-4", "lightning-8")  # the others are what they are compared with
 DEFAULT = "lightning-4"
 SHOWN_EVERY = 20  # steps
 

@@ -26,6 +26,7 @@ from recipes.mini import judge as judges
 from recipes.mini import reader as readers
 from recipes.mini.captions import prompts
 from recipes.mini.config import Config
+from recipes.mini.distil import NAMES
 from recipes.mini.files import fill, write_atomic, write_png
 from recipes.mini.judge import Judge
 from recipes.mini.looks import SIZE, small
@@ -48,7 +49,6 @@ LANGUAGES = 2
 RESAMPLES = 1000
 BLOCKS = 20  # of the jackknife
 WIDTH = 1.96  # standard errors to each side of 95 %
-STUDENTS = ("imitation-4", "lightning-4", "lightning-8")
 TEACHER_STEPS, GUIDANCE = 50, 4.0
 AT_ONCE = 32
 PAGE = Path(__file__).parents[2] / "docs" / "distillation.md"
@@ -123,15 +123,22 @@ def ways_of(pipe: "danqing.Pipeline", runs: Path) -> list[Way]:
         Way("teacher at 4, guided", plain(4), GUIDANCE),
         Way("teacher at 4, no guidance", plain(4), 1.0),
     ]
-    for name in STUDENTS:
+    for name in NAMES:
         path = runs / "distill" / f"{name}.safetensors"
         own = pipe.model.folder / "adapters" / path.name
         file = path if path.exists() else own
         if file.exists():
-            sampling = formats.read(file).sampling
-            assert sampling is not None
-            found.append(Way(name, sampling.sigmas or plain(sampling.steps), 1.0, file))
+            found += students(name, file)
     return found
+
+
+def students(name: str, file: Path) -> list[Way]:
+    """The adapter in its own steps, then in all others that it serves."""
+    sampling = formats.read(file).sampling
+    assert sampling is not None
+    assert sampling.sigmas is not None
+    others = [Way(f"{name} in {len(own) - 1}", own, 1.0, file) for own in sampling.also]
+    return [Way(name, sampling.sigmas, 1.0, file), *others]
 
 
 # ---- pictures ---------------------------------------------------------------------------------
@@ -346,7 +353,7 @@ def page(
     whole = [f"{sum(painted[name].seconds.values()):.3f}" for name in names]
     lines.append(f"| seconds per picture, prompt to pixels | {' | '.join(whole)} |")
     lines += ["", f"Distance of the teacher's pictures of two seeds, the noise floor: {floor:.3g}."]
-    if missing := [name for name in STUDENTS if name not in names]:
+    if missing := [name for name in NAMES if name not in names]:
         lines += ["", f"Not measured, since it was not trained: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 

@@ -88,7 +88,13 @@ Batch = Annotated[
     str | None, typer.Option(metavar="N", help="Pictures of a step.", rich_help_panel=LEARNING)
 ]
 Rank = Annotated[
-    str | None, typer.Option(metavar="N", help="Of the adapter.", rich_help_panel=LEARNING)
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Of the adapter. \\[default: that of --start, else 32]",
+        show_default=False,
+        rich_help_panel=LEARNING,
+    ),
 ]
 Guidance = Annotated[
     str | None,

@@ -87,7 +87,8 @@ def _show(found: "ModelInfo") -> None:
     facts.add_row("default steps", str(defaults.steps))
     facts.add_row("default guidance", f"{defaults.guidance:g}")
     if defaults.adapter:
-        facts.add_row("default adapter", f"{defaults.adapter}, with its own steps, unless others are asked for")
+        own = f"{defaults.adapter}, with its own steps, unless others are asked for"
+        facts.add_row("default adapter", own)
     dtypes = list(dict.fromkeys(d for part in found.components for d in part.bytes_in_memory))
     parts = Table(box=box.SIMPLE_HEAD, show_footer=True, padding=(0, 1), pad_edge=False)
     parts.add_column("component", "total", no_wrap=True)

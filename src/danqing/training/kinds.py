@@ -6,11 +6,11 @@ from typing import Any
 from danqing.errors import TrainingError
 
 NUMBER = (int, float)
-# Those that may be left out, with an example; and what lists hold.
+# An example of those that are nothing by default; and what lists hold.
 OPTIONAL: dict[str, Any] = {
     "alpha": 16.0, "size": (512, 512), "device": "cuda", "dtype": "bfloat16", "threads": 4,
     "minutes": 30.0, "sample_steps": 20, "sample_guidance": 4.0, "few_step": "lightning-8",
-    "guidance": 4.0, "start": "lightning-4",
+    "guidance": 4.0, "start": "lightning-4", "rank": 32,
 }  # fmt: skip
 ITEMS: dict[str, Any] = {
     "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
@@ -21,9 +21,9 @@ ITEMS: dict[str, Any] = {
 
 def check_type(name: str, value: Any, default: Any) -> None:
     """The value is of the default's kind, a whole number passing for any number."""
-    if name in OPTIONAL and value is None:
+    if default is None and value is None:
         return
-    like = OPTIONAL.get(name, default)
+    like = OPTIONAL[name] if default is None else default
     kinds = {bool: bool, int: int, float: NUMBER, str: str, tuple: tuple}
     kind = (*NUMBER, str) if name == "shift" else kinds[type(like)]
     if not is_one(value, kind) or not all(is_one(own, ITEMS[name]) for own in items(name, value)):

@@ -25,6 +25,7 @@ SETTINGS = DistillSettings(
     out="fast.safetensors",
     steps=2,
     rank=4,
+    targets=("usual",),
     fake_rank=4,
     teacher_steps=6,
     guidance=3.0,

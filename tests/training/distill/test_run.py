@@ -15,6 +15,7 @@ from danqing.errors import TrainingError
 from danqing.sampling import latents
 from danqing.training.distill import plan, run
 from danqing.training.distill.loop import Evaluated
+from danqing.training.distill.roles import STUDENT
 from danqing.training.distill.run import Noded, with_nodes
 from danqing.training.distill.settings import (
     DistillSettings,
@@ -23,6 +24,7 @@ from danqing.training.distill.settings import (
     split_strength,
     toml,
 )
+from danqing.training.distill.start import start_nodes, student_shape
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Texts, Trajectories, Wish, travel
 from danqing.training.loop import TIME
@@ -134,6 +136,23 @@ def test_a_run_begins_with_the_noise_levels_of_the_adapter_that_it_starts_from(s
         list(run.distill(three, CPU))
 
 
+def test_a_student_takes_rank_and_layers_from_the_adapter_that_it_starts_from(settings):
+    place = place_of(settings, CPU)
+    silent = replace(settings, rank=None, targets=())
+    shape, layers = student_shape(silent, place)
+    assert (shape.rank, shape.alpha, layers) == (32, 32.0, ("all",))
+    list(run.distill(replace(settings, rank=3, targets=("image",), nodes=(1.0, 0.5)), CPU))
+    again = replace(silent, start=settings.out)
+    assert student_shape(again, place)[0].rank == 3
+    given, found = formats.read(Path(settings.out)), run.open_roles(again, place).adapter(STUDENT)
+    assert found.updates.keys() == given.updates.keys()
+    assert plan.memory_of(again, place).trained == sum(
+        part.numel() for update in given.updates.values() for part in update.parts.values()
+    )
+    told, layers = student_shape(replace(again, rank=5, alpha=2.0, targets=("usual",)), place)
+    assert (told.rank, told.alpha, layers) == (5, 2.0, ("usual",))
+
+
 def test_one_adapter_for_several_numbers_of_steps(settings, tiny_pipe, tmp_path):
     own = replace(settings, also=(1, 3), imitation=30, fake_start=1, matching=2)
     events = list(run.distill(own, CPU))
@@ -155,7 +174,7 @@ def test_one_adapter_for_several_numbers_of_steps(settings, tiny_pipe, tmp_path)
             teacher[steps] += np.abs(pixels(tiny_pipe, replace(wish, **plain)) - many).mean()
     assert all(few[steps] < teacher[steps] for steps in few)
     again = replace(own, out=str(tmp_path / "again.safetensors"), start=own.out)
-    assert run.start_nodes(again, place_of(own, CPU)) == [one[:-1] for one in levels]
+    assert start_nodes(again, place_of(own, CPU)) == [one[:-1] for one in levels]
     with pytest.raises(TrainingError, match="must be other numbers of steps than 2"):
         check(replace(own, also=(2, 4)))
 
@@ -172,7 +191,7 @@ def test_adapters_of_the_models_own_are_found_by_name(settings, tiny_copy):
     with pytest.raises(TrainingError, match="adapter quick was made for 2 steps"):
         list(run.distill(replace(settings, model=str(tiny_copy), adapters=("quick",)), CPU))
     place = place_of(own, CPU)
-    assert run.start_nodes(replace(settings, start="quick"), place) == [(1.0, 0.5)]
+    assert start_nodes(replace(settings, start="quick"), place) == [(1.0, 0.5)]
 
 
 def test_time_that_is_over_ends_the_travelling_too(settings):

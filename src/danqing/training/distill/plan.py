@@ -17,12 +17,12 @@ from danqing.models.transformer import Transformer, TransformerConfig
 from danqing.training import prepare
 from danqing.training.distill.roles import STUDENT, TEACHER, Query, Roles
 from danqing.training.distill.settings import DistillSettings, size_of
+from danqing.training.distill.start import student_shape
 from danqing.training.memory import checkpoint_blocks
 from danqing.training.plan import LIBRARIES, Run, added
 from danqing.training.prepare import Place
 from danqing.training.settings import Settings
 from danqing.training.simulate import forward_bytes
-from danqing.training.trainable import Shape
 from danqing.weights import model
 from danqing.weights.plan import free_memory, gigabytes
 
@@ -129,7 +129,8 @@ def memory_of(settings: DistillSettings, place: Place) -> Memory:
     """Of each phase that there is, simulated."""
     config = prepare.transformer_config(place)
     shape = pictured(settings, place)
-    student, fake = (as_training(settings, place, r) for r in (settings.rank, settings.fake_rank))
+    ranks = student_shape(settings, place)[0].rank, settings.fake_rank
+    student, fake = (as_training(settings, place, rank) for rank in ranks)
     own = Run(config, student, [shape] * settings.batch, None)
     other = Run(config, fake, [shape] * settings.batch, None)
     asked = forward_bytes(config, student, [shape] * (4 * settings.batch))
@@ -151,7 +152,7 @@ def as_training(settings: DistillSettings, place: Place, rank: int) -> Settings:
     """The training that takes as much memory as one of the adapters."""
     return Settings(
         rank=rank,
-        targets=settings.targets,
+        targets=student_shape(settings, place)[1],
         dtype=str(place.dtype).removeprefix("torch."),
         quantise=settings.quantise,
         checkpointing=settings.checkpointing,
@@ -201,8 +202,8 @@ def block_seconds(
     """Of one picture in a pack: without gradients, and with them; the best of a few runs each."""
     with torch.device(place.device):
         network = Transformer(config).to(place.dtype)
-    own = Shape(settings.rank)
-    roles = Roles(network, settings.targets, own, own, seed=0)
+    own, layers = student_shape(settings, place)
+    roles = Roles(network, layers, own, own, seed=0)
     if settings.checkpointing:
         checkpoint_blocks(network, roles.trainables.again)
     rows, columns, tokens = shape

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from danqing.adapters import formats, published
+from danqing.adapters import formats
 from danqing.adapters.adapter import Sampling
 from danqing.adapters.fold import fold
 from danqing.adapters.safe import locate
@@ -36,6 +36,7 @@ from danqing.training.distill.settings import (
     split_strength,
     toml,
 )
+from danqing.training.distill.start import find_adapter, start_nodes, student_shape
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Teacher, Texts, Trajectories, Wish, travel
 from danqing.training.loop import TIME, Due, Saved
@@ -172,10 +173,9 @@ def open_roles(settings: DistillSettings, place: Place) -> Roles:
         check_fit(adapter, known, name, settings.model)
         own.append((adapter, strength))
     fold(network, own, known)
-    alpha = float(settings.rank if settings.alpha is None else settings.alpha)
-    student = Shape(settings.rank, alpha)
+    student, layers = student_shape(settings, place)
     fake = Shape(settings.fake_rank, float(settings.fake_rank))
-    roles = Roles(network, settings.targets, student, fake, settings.seed)
+    roles = Roles(network, layers, student, fake, settings.seed)
     if settings.start:
         roles.start_from(formats.read(find_adapter(settings.start, place)))
     if settings.checkpointing:
@@ -258,26 +258,6 @@ def with_nodes(sigmas: Sequence[float], nodes: Sequence[float]) -> tuple[float, 
             "give it more with --set teacher_steps=100"
         )
     return tuple(found)
-
-
-def start_nodes(settings: DistillSettings, place: Place) -> list[tuple[float, ...]]:
-    """Those that the adapter to start from was made for, for every number of steps; none without
-    such an adapter, or if it does not tell all of them."""
-    if not settings.start:
-        return []
-    made = formats.read(find_adapter(settings.start, place)).sampling
-    if made and made.steps != settings.steps:
-        raise TrainingError(
-            f"adapter {settings.start} was made for {made}, and the student is to have "
-            f"{settings.steps} steps; give --steps {made.steps}, or another --start"
-        )
-    known = [made.levels(n) if made else None for n in (settings.steps, *settings.also)]
-    return [levels[:-1] for levels in known if levels] if all(known) else []
-
-
-def find_adapter(name: str, place: Place) -> Path:
-    """A file, one of the model's own, or one that is published: as a pipeline finds them."""
-    return published.find(name, model=place.folder)
 
 
 def sampled(step: int, ready: Ready, settings: DistillSettings, decode: Decode) -> Sampled:

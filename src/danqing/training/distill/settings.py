@@ -40,7 +40,8 @@ class DistillSettings:
         steps: of the student; ``also`` are other numbers of steps that the same adapter serves.
         nodes: its noise levels from 1, without the closing 0; searched for by default.
         sizes: of the pictures, each ``WIDTHxHEIGHT``, in turn; the model's default by default.
-        rank, alpha: of the student's adapter; ``fake_rank`` of the fake score's.
+        rank, targets: of the student's adapter; those of ``start`` by default, else 32 and all
+            layers. ``alpha`` is the rank by default. ``fake_rank``: of the fake score's adapter.
         teacher_steps: of the teacher; ``guidance`` its own, the model's default if not given.
         trajectories: of the teacher that are kept, to imitate and to find the nodes with;
             ``held_out`` more to measure on.
@@ -72,9 +73,9 @@ class DistillSettings:
     steps: int = 4
     also: tuple[int, ...] = ()
     nodes: tuple[float, ...] = ()
-    rank: int = 32
+    rank: int | None = None
     alpha: float | None = None
-    targets: tuple[str, ...] = ("usual",)
+    targets: tuple[str, ...] = ()
     naming: str = "diffusers"
     save_dtype: str = "bfloat16"
     sizes: tuple[str, ...] = ()
@@ -203,9 +204,8 @@ def check(settings: DistillSettings) -> DistillSettings:
         )
     if not settings.total:
         raise TrainingError("imitation and matching are 0: nothing would be learnt; give one")
-    for name in ("targets", "sample_seeds"):
-        if not getattr(settings, name):
-            raise TrainingError(f"{name} is empty; leave it out for the usual ones")
+    if not settings.sample_seeds:
+        raise TrainingError("sample_seeds is empty; leave it out for the usual ones")
     if not all(0 <= seed < 2**63 for seed in settings.sample_seeds):
         raise TrainingError(f"sample_seeds {list(settings.sample_seeds)} must be from 0")
     for adapter in settings.adapters:
