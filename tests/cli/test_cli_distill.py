@@ -12,7 +12,7 @@ from danqing.adapters import formats
 SHORT = {
     "teacher_steps": 6, "trajectories": 6, "held_out": 2, "imitation": 3, "fake_start": 1,
     "matching": 2, "batch": 2, "rank": 2, "fake_rank": 2, "evaluate_every": 3, "sample_every": 0,
-    "guidance": 3.0,
+    "guidance": 3.0, "targets": '["image"]',
 }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_a_plan_needs_neither_prompts_nor_a_place(run, tiny_model, tmp_path: Pat
     for phase in ("trajectories", "imitation", "fake score", "matching"):
         assert phase in shown.out
     assert "parameters are trained, on 2 x 64x64 with 128 tokens of text" in shown.out
-    told = json.loads(run("distill", "--plan", "--json", "--model", tiny_model).out)
+    told = json.loads(run("distill", "--plan", "--json", "--model", tiny_model, "--batch", "2").out)
     assert told["hours"] > 0
     assert told["learnt"] > told["plain"] > 0
     ways = next(phase for phase in told["phases"] if phase["name"] == "trajectories")
