@@ -295,6 +295,13 @@ def test_what_single_precision_does_not_hold_is_not_finite() -> None:
     assert refused(named).endswith(f"{TO_Q}.lora_B.weight")
 
 
+def test_products_that_single_precision_does_not_hold() -> None:
+    fine = pair(down=torch.full((4, 64), 1e18), up=torch.full((64, 4), 5e19))
+    read(fine)
+    named = pair(down=torch.full((4, 64), 1e19), up=torch.full((64, 4), 1e19))
+    assert refused(named).endswith(f"has products that are not finite: {TO_Q} up x down")
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8, torch.bool], ids=str)
 def test_matrices_of_whole_numbers(dtype: torch.dtype) -> None:
     message = refused(pair(down=torch.ones(4, 64, dtype=dtype)))

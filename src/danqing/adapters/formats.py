@@ -27,6 +27,10 @@ from danqing.sampling.schedule import check_sigmas
 OWN_METADATA = "danqing"
 REAL = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 REAL |= {torch.float8_e4m3fn, torch.float8_e5m2}
+PRODUCTS = (
+    ("up", "down"), ("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b"),
+    ("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b"),
+)  # fmt: skip
 WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 
@@ -56,6 +60,7 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str)
     refuse("gives a layer the same part twice", doubles)
     refuse("is not whole", [f for layer in layers for f in gaps(layer, layers[layer])])
     refuse("has shapes that do not go together", _all(shape_faults, layers))
+    refuse("has products that are not finite", _all(overflows, layers))
     config = peft_config(metadata, refuse)
     alphas = read_alphas(layers, config, refuse)
     updates = {layer: make_update(parts, alphas[layer]) for layer, parts in layers.items()}
@@ -122,6 +127,17 @@ def lacking(kind: tuple[str, ...], parts: Mapping[str, Tensor]) -> list[str]:
         ]
     needed = ("down", "up") if kind is LORA else kind
     return [part for part in needed if part not in parts]
+
+
+def overflows(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
+    """Products that may leave single precision. What comes of them need not show in a picture:
+    some processors' attention takes NaN for nothing."""
+    limit = torch.finfo(torch.float32).max
+    for one, other in PRODUCTS:
+        if one in parts and other in parts:
+            most = math.prod(parts[name].float().abs().max().item() for name in (one, other))
+            if most * min(parts[one].shape) > limit:
+                yield f"{layer} {one} x {other}"
 
 
 def shape_faults(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:

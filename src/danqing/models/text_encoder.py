@@ -186,7 +186,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return F.rms_norm(x_TD, self.weight.shape, self.weight, self.eps)
+        weight = self.weight.to(x_TD.dtype)  # another in mixed precision
+        return F.rms_norm(x_TD, weight.shape, weight, self.eps)
 
 
 def causal_attention(

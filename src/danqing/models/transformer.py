@@ -264,7 +264,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+        weight = self.weight.to(x.dtype)  # another in mixed precision
+        return F.rms_norm(x, weight.shape, weight, 1e-6)
 
 
 def modulate(x_TD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
