@@ -22,6 +22,13 @@ def test_a_longer_network_takes_as_much_more_as_the_simulation_of_it() -> None:
     assert step_bytes(CONFIG, own, SHAPES) == pytest.approx(simulate(CONFIG, own, SHAPES), rel=0.01)
 
 
+def test_layers_of_later_blocks_alone_are_planned_with_all_blocks() -> None:
+    own = settings(targets=[r"transformer_blocks\.4\.attn\.to_q"])
+    assert step_bytes(CONFIG, own, SHAPES) == simulate(CONFIG, own, SHAPES)
+    with pytest.raises(TrainingError, match="names no layer"):
+        step_bytes(CONFIG, settings(targets=[r"transformer_blocks\.6\.attn\.to_q"]), SHAPES)
+
+
 def test_what_should_take_less_takes_less() -> None:
     plain = plan(CONFIG, settings(), SHAPES)
     assert plan(CONFIG, settings(checkpointing=True), SHAPES).working < 0.5 * plain.working

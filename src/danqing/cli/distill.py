@@ -43,7 +43,7 @@ Start = Annotated[
     str | None,
     typer.Option(
         metavar="ADAPTER",
-        help="A few-step adapter to begin from: it takes a tenth of the steps.",
+        help="A few-step adapter to begin from, as with --imitation 100 --matching 20.",
         rich_help_panel=FILES,
     ),
 ]

@@ -15,7 +15,7 @@ OPTIONAL: dict[str, Any] = {
 ITEMS: dict[str, Any] = {
     "data": (str, Mapping), "targets": str, "prior_prompts": str, "prompts": str,
     "nodes": NUMBER, "sample_seeds": int, "size": int,
-    "adapters": str, "sizes": str,
+    "adapters": str, "sizes": str, "also": int,
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ class Training:
     def run(self) -> Iterator[Event]:
         """Steps until the settings' number, or until asked to stop; saved at the end."""
         settings, started = self.settings, time.monotonic()
-        saved = self.step
+        saved = self.step or -1  # nothing is saved of step 0
         with asked_to_stop() as stop:
             if self.step == 0:
                 yield from self._watch()

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from danqing.errors import TrainingError
 from danqing.models.layout import Layout
 from danqing.models.text_encoder import TextEncoder, TextEncoderConfig
 from danqing.models.tiling import encode_tiled
@@ -100,10 +101,14 @@ def whole(
     settings: Settings,
     shapes: tuple[tuple[int, int, int], ...],
 ) -> int:
-    """Of a network with all its blocks, from two short ones."""
-    few, more = (
-        simulate(replace(config, num_layers=n), settings, shapes, work) for n in (FEW, MORE)
-    )
+    """Of a network with all its blocks, from two short ones, or as it is where the layers that
+    are trained are in later blocks alone."""
+    try:
+        few, more = (
+            simulate(replace(config, num_layers=n), settings, shapes, work) for n in (FEW, MORE)
+        )
+    except TrainingError:
+        return simulate(config, settings, shapes, work)
     return few + (config.num_layers - FEW) * (more - few)
 
 

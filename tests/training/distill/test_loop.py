@@ -1,6 +1,7 @@
 """The phases in their order, exact resumption, and the way back from a drift."""
 
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from danqing.errors import TrainingError
 from danqing.training.distill import loop, phases
 from danqing.training.distill.guards import Figures
 from danqing.training.distill.loop import FAKE_START, IMITATION, MATCHING, TIRED, Clock, Evaluated
-from danqing.training.loop import DONE, TIME
+from danqing.training.loop import ASKED, DONE, TIME, Saved
 from tests.training.distill import small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,6 +110,7 @@ def test_a_student_that_drifts_goes_back_at_half_the_rate(tmp_path, monkeypatch)
             assert all(torch.equal(live[n], kept[n]) for n in kept)
             assert {n.split()[0] for n in kept} == {"student", "fake"}
     assert found.guard.rollbacks == 1
+    assert found.weights_of == found.step == 10
     assert found.optimisers[MATCHING].param_groups[0]["lr"] == pytest.approx(5e-4)
     assert found.ended == DONE
 
@@ -122,6 +124,43 @@ def test_after_three_ways_back_it_ends_and_says_why(tmp_path, monkeypatch):
     list(found.run())
     assert found.ended == TIRED
     assert found.step == 9
+
+
+def test_weights_that_were_put_back_at_the_last_step_are_not_called_its_own(tmp_path, monkeypatch):
+    found = small.distillation(tmp_path, small.settings(evaluate_every=1))
+    real = loop.measure
+    total = found.settings.total
+
+    def measured(*args):
+        return replace(real(*args), drift=1e9 if found.step == total else 0.0, fake=1.0)
+
+    monkeypatch.setattr(loop, "measure", measured)
+    list(found.run())
+    assert (found.ended, found.step, found.weights_of) == (DONE, total, total - 1)
+
+
+def test_the_third_way_back_is_told_at_the_last_step_too(tmp_path, monkeypatch):
+    own = small.settings(evaluate_every=1, imitation=1, fake_start=1, matching=3)
+    found = small.distillation(tmp_path, own)
+    monkeypatch.setattr(
+        loop, "measure", lambda *_: Figures(1.0, 0.5, 1.0 if found.step <= 2 else 1e9, 1.0)
+    )
+    list(found.run())
+    assert (found.ended, found.step, found.weights_of) == (TIRED, own.total, 2)
+
+
+def test_stopped_before_the_first_step_it_leaves_a_state(tmp_path):
+    own, twin = tmp_path / "own", tmp_path / "twin"
+    found = small.distillation(own, small.SETTINGS)
+    events = found.run()
+    next(events)  # the evaluation of step 0
+    signal.raise_signal(signal.SIGTERM)
+    assert [type(event) for event in events] == [Saved]
+    assert (found.ended, found.step) == (ASKED, 0)
+    again, whole = small.distillation(own, small.SETTINGS), small.distillation(twin, small.SETTINGS)
+    list(again.run())
+    list(whole.run())
+    assert all(torch.equal(p, whole.parameters[n]) for n, p in again.parameters.items())
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_spoils_anything(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """A whole distillation: the teacher is the pipeline, and the result runs in the pipeline."""
 
+import json
 import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,12 @@ import torch
 import danqing
 from danqing.adapters import formats
 from danqing.adapters import write as writing
+from danqing.adapters.adapter import Sampling
 from danqing.errors import TrainingError
 from danqing.sampling import latents
 from danqing.training.distill import plan, run
-from danqing.training.distill.loop import Evaluated
+from danqing.training.distill.loop import Evaluated, Stepped
+from danqing.training.distill.record import record
 from danqing.training.distill.roles import STUDENT
 from danqing.training.distill.run import Noded, with_nodes
 from danqing.training.distill.settings import (
@@ -27,7 +32,7 @@ from danqing.training.distill.settings import (
 from danqing.training.distill.start import start_nodes, student_shape
 from danqing.training.distill.student import Student
 from danqing.training.distill.trajectories import Texts, Trajectories, Wish, travel
-from danqing.training.loop import TIME
+from danqing.training.loop import TIME, Saved
 from danqing.training.plan import num_trained
 from danqing.training.prepare import place_of
 from danqing.training.run import Finished
@@ -204,10 +209,72 @@ def test_time_that_is_over_ends_the_travelling_too(settings):
     assert not Path(own.out).exists()
 
 
+def test_a_run_that_stands_makes_a_step_however_soon_its_time_is_over(settings):
+    assert [e.step for e in stopped(settings, 2) if isinstance(e, Saved)] == [2]
+    events = list(record(run.distill(replace(settings, minutes=1e-9), CPU), settings))
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].step) == (TIME, 3)
+    log = (Path(settings.out).with_suffix(".run") / "log.jsonl").read_text("utf-8")
+    steps = [json.loads(line) for line in log.splitlines()]
+    assert [own["step"] for own in steps if own["kind"] == "step"] == [1, 2, 3]
+
+
+def stopped(settings: DistillSettings, step: int) -> Iterator[run.Told]:
+    """The run as far as the step."""
+    for event in record(run.distill(settings, CPU), settings):
+        yield event
+        if isinstance(event, Stepped) and event.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_plan_is_that_of_the_largest_size(settings):
+    place = place_of(settings, CPU)
+    both, small_one, large = (
+        plan.memory_of(replace(settings, sizes=sizes), place).phases
+        for sizes in (("64x64", "96x64"), ("64x64",), ("96x64",))
+    )
+    assert both == large
+    assert all(large[phase] > small_one[phase] for phase in large)
+
+
+def test_without_matching_no_fake_score_is_planned(settings):
+    own = replace(settings, matching=0)
+    counts = plan.evaluations(own)
+    assert counts["fake score"] == counts["matching"] == (0, 0)
+    assert plan.memory_of(own, place_of(own, CPU)).phases.keys() == {"trajectories", "imitation"}
+
+
+def test_the_plan_counts_every_number_of_steps():
+    """Three steps to a node of seven, on average, half a step to one of two."""
+    own = replace(small.SETTINGS, steps=2, also=(7,), imitation=10, batch=4, correction=0.5)
+    assert plan.evaluations(own)["imitation"] == (10 * round(4 * 0.5 * (0.5 + 3.0) / 2), 40)
+
+
+def test_nodes_that_lie_too_close_together_are_told_so(settings, tmp_path):
+    adapter = run.open_roles(settings, place_of(settings, CPU)).adapter(STUDENT)
+    levels = Sampling(2, (1.0, 0.5, 0.0), 1.0, ((1.0, 0.8, 0.51, 0.0),))
+    start = tmp_path / "start.safetensors"
+    writing.write(replace(adapter, sampling=levels), start, "diffusers")
+    own = replace(settings, start=str(start), also=(3,))
+    with pytest.raises(TrainingError, match="closer together than the teacher's 6 steps"):
+        list(run.distill(own, CPU))
+
+
+@pytest.mark.parametrize("also", [["2"], [2.5], [2.0], [True]])
+def test_numbers_of_steps_are_whole(also):
+    with pytest.raises(TrainingError, match=r"also .* must be like"):
+        read(None, {"also": also}, whole=False)
+
+
+def test_an_adapter_without_effect_is_refused(settings):
+    with pytest.raises(TrainingError, match="has no effect at strength 0"):
+        check(replace(settings, adapters=("a.safetensors:0",)))
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_made(settings, monkeypatch):
     monkeypatch.setattr("danqing.training.distill.plan.free_memory", lambda _: 1000)
     with pytest.raises(
-        TrainingError, match=r"takes 50 MiB, 0 MiB are free; give a smaller --batch"
+        TrainingError, match=r"takes 51 MiB, 0 MiB are free; give a smaller --batch"
     ):
         list(run.distill(settings, CPU))
     assert not Path(settings.out).with_suffix(".run").exists()

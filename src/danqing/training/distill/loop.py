@@ -98,14 +98,14 @@ class Distillation:
         }
         self.average = Average(self.parameters, settings.ema)
         self.guard = Guard(settings.limit)
-        self.ended = ""
+        self.ended, self._went_back = "", False
         self.told = {**settings.plain(), **identity}
         self.step = checkpoint.resume(folder, self.told, self._parts(), FREE | NAMED)
 
     # ---- the whole ----------------------------------------------------------------------------
 
     def run(self) -> Iterator[Event]:
-        settings, saved = self.settings, self.step
+        settings, saved = self.settings, self.step or -1  # nothing is saved of step 0
         with asked_to_stop() as stop:
             if self.step == 0:
                 yield from self._watch()
@@ -119,12 +119,17 @@ class Distillation:
                     break
             if saved < self.step:
                 yield Saved(self.save())
-        told = {DONE: self.done, TIRED: self.guard.tired, ASKED: bool(stop), TIME: True}
+        told = {TIRED: self.guard.tired, DONE: self.done, ASKED: bool(stop), TIME: True}
         self.ended = next(reason for reason, so in told.items() if so)
 
     @property
     def done(self) -> bool:
         return self.step >= self.settings.total
+
+    @property
+    def weights_of(self) -> int:
+        """The step whose weights there are now."""
+        return self.guard.step if self.guard.tired or self._went_back else self.step
 
     @property
     def phase(self) -> str:
@@ -148,7 +153,7 @@ class Distillation:
         found, norm = learn(step)
         if phase != FAKE_START:
             self.average.update(step)
-        self.step += 1
+        self.step, self._went_back = self.step + 1, False
         return Stepped(self.step, phase, found, norm, time.monotonic() - started)
 
     def _imitate(self, step: int) -> tuple[dict[str, float], float]:
@@ -182,13 +187,13 @@ class Distillation:
 
     def _learn_fake(self, own: phases.Own, step: int, turn: int) -> float:
         optimiser = self.optimisers[FAKE_START]
-        optimiser.zero_grad(set_to_none=True)
         loss = phases.learn_fake(self.lesson, own, step, turn)
         loss.backward()
         norm = clip(self.fake_parameters.values(), self.settings.clip)
         self._refuse_nan(float(loss.detach()) + norm, "the fake score")
         self._set_rate(FAKE_START, self.settings.fake_rate)
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)  # the student's step needs the room
         return float(loss.detach())
 
     def _update(self, phase: str, rate: float) -> float:
@@ -237,7 +242,7 @@ class Distillation:
         self.average.load_state_dict(student)
         for phase in (MATCHING, FAKE_START):
             self.optimisers[phase].state.clear()
-        self.guard.rollbacks += 1
+        self.guard.rollbacks, self._went_back = self.guard.rollbacks + 1, True
 
     def _both(self) -> dict[str, nn.Parameter]:
         own = {f"{STUDENT} {name}": p for name, p in self.parameters.items()}

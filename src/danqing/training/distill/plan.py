@@ -5,6 +5,7 @@ model's own width, forward and with gradients, on the device in question; every 
 what the second one did. Then evaluations are counted.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from danqing.training import prepare
 from danqing.training.distill.roles import STUDENT, TEACHER, Query, Roles
 from danqing.training.distill.settings import DistillSettings, size_of
 from danqing.training.distill.start import student_shape
-from danqing.training.memory import checkpoint_blocks
+from danqing.training.distill.trajectories import IN_MEMORY
+from danqing.training.memory import checkpoint_blocks, quantise_blocks
 from danqing.training.plan import LIBRARIES, Run, added
 from danqing.training.prepare import Place
 from danqing.training.settings import Settings
@@ -110,8 +112,9 @@ def check_fits(settings: DistillSettings, place: Place) -> int:
 
 
 def pictured(settings: DistillSettings, place: Place) -> tuple[int, int, int]:
-    """Rows and columns of patches of the first size, and tokens of a usual prompt."""
-    (width, height), unit = sizes_of(settings, place)[0], prepare.unit(place)
+    """Rows and columns of patches of the largest size, and tokens of a usual prompt."""
+    width, height = max(sizes_of(settings, place), key=math.prod)
+    unit = prepare.unit(place)
     return height // unit, width // unit, prepare.USUAL_TEXT
 
 
@@ -135,7 +138,9 @@ def memory_of(settings: DistillSettings, place: Place) -> Memory:
     other = Run(config, fake, [shape] * settings.batch, None)
     asked = forward_bytes(config, student, [shape] * (4 * settings.batch))
     guided = forward_bytes(config, student, [shape] * (2 * settings.batch))
-    held = own.weights + LIBRARIES + (4 + 4 + 4) * own.trained + 4 * other.trained
+    # Adapters, the student's average, and what the guard goes back to.
+    held = own.weights + LIBRARIES + (4 + 4 + 4) * own.trained + (4 + 4) * other.trained
+    held += states_bytes(settings, config, shape) if place.device.type == "cpu" else 0
     both = held + 2 * ADAM * own.trained + ADAM * other.trained
     counts = evaluations(settings)
     phases = {
@@ -146,6 +151,16 @@ def memory_of(settings: DistillSettings, place: Place) -> Memory:
         "matching": both + added(own.working + max(other.working, asked)),
     }
     return Memory({n: b for n, b in phases.items() if any(counts[n])}, own.weights, own.trained)
+
+
+def states_bytes(
+    settings: DistillSettings, config: TransformerConfig, shape: tuple[int, int, int]
+) -> int:
+    """The trajectories that stay in memory: a state at each of the student's nodes, in float32."""
+    rows, columns, _ = shape
+    nodes = sum(steps + 1 for steps in (settings.steps, *settings.also))
+    count = settings.trajectories + settings.held_out
+    return min(IN_MEMORY, 4 * rows * columns * config.in_channels * nodes * count)
 
 
 def as_training(settings: DistillSettings, place: Place, rank: int) -> Settings:
@@ -162,17 +177,17 @@ def as_training(settings: DistillSettings, place: Place, rank: int) -> Settings:
 
 def evaluations(settings: DistillSettings) -> dict[str, tuple[int, int]]:
     """Of each phase: without gradients, and with them."""
-    batch, before = settings.batch, (settings.steps - 1) / 2  # steps to a node, on average
+    batch, ways = settings.batch, (settings.steps, *settings.also)
+    before = sum((steps - 1) / 2 for steps in ways) / len(ways)  # steps to a node, on average
     imitated = round(batch * settings.correction * before)
-    ways = settings.trajectories + settings.held_out
+    kept = settings.trajectories + settings.held_out
+    fake_start = settings.before_matching - settings.imitation
     anchored = 1 if settings.anchor and settings.steps > 1 else 0
     later = before + anchored / 2  # the first node is left out
     return {
-        "trajectories": (2 * ways * settings.teacher_steps, 0),
+        "trajectories": (2 * kept * settings.teacher_steps, 0),
         "imitation": (settings.imitation * imitated, settings.imitation * batch),
-        "fake score": (
-            settings.fake_start * round(batch * (later + 1)), settings.fake_start * batch
-        ),
+        "fake score": (fake_start * round(batch * (later + 1)), fake_start * batch),
         "matching": (
             settings.matching * round(batch * (later + 4)),
             settings.matching * batch * (1 + settings.fake_steps + anchored),
@@ -186,11 +201,15 @@ def evaluations(settings: DistillSettings) -> dict[str, tuple[int, int]]:
 def measured(
     config: TransformerConfig, settings: DistillSettings, place: Place, shape: tuple[int, int, int]
 ) -> Cost:
-    """Of the whole network, from one block and from two."""
-    one, two = (
-        block_seconds(replace(config, num_layers=layers), settings, place, shape)
-        for layers in (1, 2)
-    )
+    """Of the whole network, from one block and from two; from all where the student's layers are
+    in later blocks alone."""
+    try:
+        one, two = (
+            block_seconds(replace(config, num_layers=layers), settings, place, shape)
+            for layers in (1, 2)
+        )
+    except TrainingError:
+        return Cost(*block_seconds(config, settings, place, shape))
     further = config.num_layers - 1
     plain, learnt = (a + further * max(b - a, 0.0) for a, b in zip(one, two, strict=True))
     return Cost(plain, learnt)
@@ -202,6 +221,8 @@ def block_seconds(
     """Of one picture in a pack: without gradients, and with them; the best of a few runs each."""
     with torch.device(place.device):
         network = Transformer(config).to(place.dtype)
+    if settings.quantise != "none":
+        quantise_blocks(network, settings.quantise)
     own, layers = student_shape(settings, place)
     roles = Roles(network, layers, own, own, seed=0)
     if settings.checkpointing:

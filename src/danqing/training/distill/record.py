@@ -60,6 +60,7 @@ class Recorder:
                 self._opened().note("evaluation", step, {**vars(figures), "back": back})
             case Saved(step=step):
                 self._opened().note("saved", step, {})
+                report.write(self._folder, page)
             case Sampled():
                 self._sample(event)
             case Finished():

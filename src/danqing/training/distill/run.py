@@ -106,7 +106,6 @@ def distill(
         TrainingError: the settings cannot be, or a gradient is not finite.
         OutputError: the result cannot be written, or would replace what another made.
     """
-    clock = Clock(settings.minutes)
     results.check(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -119,7 +118,11 @@ def distill(
         checkpoint.check(folder, told, FREE | NAMED | {NODES})
         texts = yield from encoded(settings, place, folder, prompts)
         roles = open_roles(settings, place)
-        ready = yield from prepared(settings, place, folder, prompts, texts, roles, clock)
+        # What stands at a step makes one more at least, however soon the minutes are over.
+        clock, begun = Clock(settings.minutes), checkpoint.exists(folder)
+        ready = yield from prepared(
+            settings, place, folder, prompts, texts, roles, Clock() if begun else clock
+        )
         if ready is None:
             yield Finished(0, (), peak_bytes(device), planned, TIME)
             return
@@ -204,13 +207,13 @@ def prepared(
     store = cache_of(settings, folder) / "trajectories"
     made = start_nodes(settings, place)
     found = [settings.nodes] if settings.nodes else made
-    for nodes in found:
-        teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, nodes))
+    every = sorted({node for nodes in found for node in nodes}, reverse=True)
+    teacher = replace(teacher, sigmas=with_nodes(teacher.sigmas, every))
     if not found:
         some = Trajectories(store, learnt[:SEARCHED], teacher, whole)
         for done, _ in some.make(roles, texts, settings.batch):
             yield Travelled(done, settings.trajectories + settings.held_out)
-            if clock.over:
+            if clock.over and done < len(some):
                 return None
         ways = (list(some[i]) for i in range(len(some)))
         costs = mean_costs(ways, teacher.sigmas)
@@ -332,7 +335,6 @@ def write(distillation: Distillation, ready: Ready, settings: DistillSettings) -
     with distillation.average.shown():
         adapter = lesson.student.roles.adapter(STUDENT)
     noted = replace(adapter, sampling=Sampling(settings.steps, nodes, 1.0, also))
-    path, guard = Path(settings.out), distillation.guard
-    step = guard.step if guard.tired else distillation.step
-    results.write_adapter(noted, path, settings, ready.base, step)
+    path = Path(settings.out)
+    results.write_adapter(noted, path, settings, ready.base, distillation.weights_of)
     return path

@@ -209,7 +209,8 @@ def check(settings: DistillSettings) -> DistillSettings:
     if not all(0 <= seed < 2**63 for seed in settings.sample_seeds):
         raise TrainingError(f"sample_seeds {list(settings.sample_seeds)} must be from 0")
     for adapter in settings.adapters:
-        split_strength(adapter)
+        if not split_strength(adapter)[1]:
+            raise TrainingError(f"adapter {adapter} has no effect at strength 0; leave it out")
     for name in ("save_dtype", "dtype"):
         check_dtype(name, getattr(settings, name))
     return settings
