@@ -35,7 +35,7 @@ score: .venv/dev
 score-distill: .venv/dev
 	$(BIN)/python -m recipes.mini fetch data judge reader score_distill
 
-# The example adapters: data, trainings, judges, score and pictures; half an hour on two CPU cores.
+# The example adapters: data, trainings, judges, score and pictures; 40 minutes on two CPU cores.
 adapters: .venv/dev
 	$(BIN)/python -m recipes.adapters
 

@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 GAP = 4
 HEAD = """# Gallery
 
-What `mini` paints, as it comes: one seed for every sheet, nothing picked among several. 30 steps
-and guidance 4 where nothing else is said. Painted by `python docs/paint.py` after
+What `mini` paints, as it comes: one seed for every sheet, nothing picked among several, four steps
+without guidance where nothing else is said. Painted by `python docs/paint.py` after
 [gallery.toml](gallery.toml).
 """
 
@@ -62,7 +62,9 @@ def cells(sheet: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def request(sheet: dict[str, Any], **cell: Any) -> danqing.Request:
     size = tuple(sheet["size"]) if "size" in sheet else None
-    return danqing.Request(**{"seed": sheet["seed"], "size": size, **cell})
+    # A list is what changes along the row.
+    how = {k: sheet[k] for k in ("steps", "guidance") if not isinstance(sheet.get(k, []), list)}
+    return danqing.Request(**{"seed": sheet["seed"], "size": size, **how, **cell})
 
 
 def section(sheet: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Stage `fast`: the sunset in four steps; renews its part of RESULTS.md.
+"""Stage `fast`: the sunset in four steps; renews its part of RESULTS.md, and its sheet.
 
 `mini`'s own few-step adapter knows nothing of the sunset. Either it is put beside it as it is, or
 both teacher and student wear the sunset while a few-step adapter is distilled for the two together:
@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import danqing
@@ -22,6 +23,7 @@ from recipes.adapters import data, glyphs
 from recipes.adapters.config import Place
 from recipes.adapters.paint import Adapters, paint, pipeline
 from recipes.adapters.score import RESULTS, SUNSET, Judges, style_shares, style_texts, table
+from recipes.adapters.sheets import PICTURES, WIDE, write
 from recipes.mini.captions import FORMS
 from recipes.mini.concepts import Concept, read_concepts
 from recipes.mini.distil import DEFAULT, show
@@ -56,10 +58,20 @@ def run(place: Place) -> None:
         Way(f"sunset and its own, {few} steps", few, {SUNSET: 1.0, settings.out: 1.0}),
     )
     judges, things = Judges(place), glyphs.untaught_concepts(place)
-    rows = [row(place, judges, things, way) for way in ways]
+    painted = [pictures(place, things, way) for way in ways]
+    rows = [
+        (
+            way.name,
+            str(way.evaluations),
+            *style_shares(judges, images, things),
+            f"{apart(images, painted[0]):.1f}",
+        )
+        for way, images in zip(ways, painted, strict=True)
+    ]
     text = "\n".join([head(len(things), settings, minutes), "", *table(COLUMNS, rows)]) + "\n"
     print(text)
     fill(RESULTS, "fast", text)
+    write(PICTURES / "sunset-fast.png", [images[shown(len(things))] for images in painted])
 
 
 def mini_own() -> Path:
@@ -67,12 +79,13 @@ def mini_own() -> Path:
 
 
 def head(things: int, settings: DistillSettings, minutes: float) -> str:
+    threads = torch.get_num_threads()
     steps = f"{settings.imitation} steps of imitation and {settings.matching} of matching"
     return (
         f"{things} things that the sunset was not taught with, in English and Chinese, "
         f"{len(SEEDS)} seeds, {SIZE[0]}x{SIZE[1]}. Its own few-step adapter began as "
         f"{settings.start} and took {steps}, {minutes:.0f} minutes on "
-        f"{torch.get_num_threads()} threads of {platform.machine()}. Model "
+        f"{threads} thread{'s' if threads > 1 else ''} of {platform.machine()}. Model "
         f"{pipeline().model.fingerprint}, torch {torch.__version__}, "
         f"danqing {danqing.__version__}. Command: `python -m recipes.adapters judges fast`."
     )
@@ -107,12 +120,23 @@ def write_prompts(place: Place, path: Path) -> None:
 
 # ---- the figures ------------------------------------------------------------------------------
 
-COLUMNS = ("way", "network evaluations", "sunset", "thing")
+COLUMNS = ("way", "network evaluations", "sunset", "thing", "levels from the first way's pictures")
 
 
-def row(place: Place, judges: Judges, things: list[Concept], way: Way) -> tuple[str, ...]:
+def pictures(place: Place, things: list[Concept], way: Way) -> np.ndarray:
+    """uint8 [n, H, W, 3], of every seed"""
     config = place.config.sunset
     texts = style_texts(things, config.trigger_en, config.trigger_zh)
     numbers = [seed for seed in SEEDS for _ in texts]
-    images = paint(place, texts * len(SEEDS), numbers, way.adapters, way.steps, way.guidance)
-    return way.name, str(way.evaluations), *style_shares(judges, images, things)
+    return paint(place, texts * len(SEEDS), numbers, way.adapters, way.steps, way.guidance)
+
+
+def shown(things: int) -> slice:
+    """Some of the first seed's, in English and Chinese by turns."""
+    step = 2 * things // WIDE | 1
+    return slice(0, 2 * things, step)
+
+
+def apart(images: np.ndarray, others: np.ndarray) -> float:
+    """Root mean square, of 255 levels."""
+    return float(np.sqrt(((images.astype(np.float32) - others) ** 2).mean()))

@@ -4,7 +4,7 @@ The same as `danqing distill --config recipes/mini/NAME.toml --model runs/mini/m
 then go into the model's folder; four steps become what it does by itself.
 """
 
-import shutil
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
+from danqing.adapters import formats
+from danqing.adapters import write as writing
 from danqing.training.distill.loop import Evaluated, Stepped
 from danqing.training.distill.run import Noded, Told, distill
 from danqing.training.distill.settings import read
 from danqing.training.loop import DONE
+from danqing.training.results import METADATA
 from danqing.training.run import Finished
 from recipes.mini.config import Config
 from recipes.mini.files import read_json, write_json
@@ -23,6 +26,7 @@ from recipes.mini.files import read_json, write_json
 NAMES = ("imitation-4", "lightning-4", "lightning-8", "lightning-2-to-8")
 SHIPPED = ("lightning-4", "lightning-8")  # the others are what they are compared with
 DEFAULT = "lightning-4"
+MODEL = "mini"
 SHOWN_EVERY = 20  # steps
 
 
@@ -45,8 +49,18 @@ def run(config: Config, runs: Path, minutes: float | None) -> None:
     adapters = model / "adapters"
     adapters.mkdir(exist_ok=True)
     for name in SHIPPED:
-        shutil.copyfile(folder / f"{name}.safetensors", adapters / f"{name}.safetensors")
+        ship(folder / f"{name}.safetensors", adapters / f"{name}.safetensors")
     write_json(model / "danqing.json", {**read_json(model / "danqing.json"), "adapter": DEFAULT})
+
+
+def ship(source: Path, target: Path) -> None:
+    """The same adapter, of a base that is called as it ships."""
+    adapter = formats.read(source)
+    made = json.loads(adapter.metadata[METADATA])
+    made["settings"]["model"] = MODEL
+    metadata = {**adapter.metadata, METADATA: json.dumps(made, sort_keys=True)}
+    named = replace(adapter, base={**(adapter.base or {}), "id": MODEL}, metadata=metadata)
+    writing.write(named, target, "diffusers", overwrite=True)
 
 
 def show(name: str, event: Told) -> None:

@@ -10,9 +10,13 @@ from diffusers import QwenImagePipeline
 
 from danqing.adapters import formats
 from danqing.adapters import write as writing
+from danqing.engine import load
 from danqing.sampling import latents
 from danqing.training.distill import run
 from danqing.training.distill.settings import DistillSettings, read
+from danqing.types import Request
+from danqing.weights.export import export
+from danqing.weights.hub import EMBEDDED, find
 
 from . import reference
 from .compare import PICTURES, assert_close
@@ -36,12 +40,15 @@ def distilled(pair: Pair, folder: Path, **values: object) -> DistillSettings:
     return settings
 
 
-def diffusers_with(pair: Pair, files: list[Path]) -> QwenImagePipeline:
+def taking_levels(pipeline: QwenImagePipeline) -> QwenImagePipeline:
     """Its scheduler takes levels as they are when its own shift is switched off."""
-    plain = reference.with_schedule(
-        pair.oracle, use_dynamic_shifting=False, shift=1.0, shift_terminal=None
+    return reference.with_schedule(
+        pipeline, use_dynamic_shifting=False, shift=1.0, shift_terminal=None
     )
-    network = deepcopy(pair.oracle.transformer)
+
+
+def diffusers_with(pair: Pair, files: list[Path]) -> QwenImagePipeline:
+    plain, network = taking_levels(pair.oracle), deepcopy(pair.oracle.transformer)
     pipeline = QwenImagePipeline(**{**plain.components, "transformer": network})
     pipeline.set_progress_bar_config(disable=True)
     for file in files:
@@ -94,3 +101,30 @@ def test_with_the_users_own_adapter_beside_it(pair_of: GetPair, tmp_path: Path) 
     second.mkdir()
     own = distilled(pair, second, steps=3, nodes=LEVELS[3][:-1], adapters=[str(style)], seed=5)
     assert_same(pair, [style, Path(own.out)], LEVELS[3])
+
+
+@pytest.mark.parametrize(("name", "steps"), [("lightning-4", 4), ("lightning-8", 8)])
+def test_minis_own_paints_the_same_picture(tmp_path: Path, name: str, steps: int) -> None:
+    """<= 1/255 a pixel from the same noise, with the levels that the file tells."""
+    export(str(find(EMBEDDED[0])), tmp_path / "mini")
+    pipe = load(EMBEDDED[0], device="cpu")
+    result = pipe.generate(Request("一只红色的狐狸", seed=7, adapters={name: 1.0}))
+    size, sigmas = result.request.size, result.request.sigmas
+    assert size is not None
+    assert sigmas is not None
+    assert len(sigmas) == steps + 1
+    assert result.request.guidance == 1
+    plain = QwenImagePipeline.from_pretrained(tmp_path / "mini", dtype=torch.float32)
+    oracle = taking_levels(plain)
+    oracle.load_lora_weights(pipe.model.folder / "adapters" / f"{name}.safetensors")
+    theirs = reference.paint(
+        oracle,
+        [result.request.prompt],
+        [pipe.noise(7, size)],
+        size=size,
+        steps=steps,
+        sigmas=list(sigmas[:-1]),
+        true_cfg_scale=1.0,
+    )
+    ours = torch.tensor(list(result.image.tobytes())).view(size[1], size[0], 3).permute(2, 0, 1)
+    assert (ours - theirs[0].mul(255).round()).abs().max() <= 1

@@ -192,16 +192,16 @@ def test_the_score_of_a_distillation(
             if line.startswith("| ")}  # fmt: skip
     names = [cell.strip() for cell in rows[""]]
     assert names == ["teacher, 6 guided", "teacher at 4, guided", "teacher at 4, no guidance",
-                     "itself"]  # fmt: skip
-    assert [cell.strip() for cell in rows["network evaluations"]] == ["12", "8", "4", "12"]
+                     "teacher at 2, guided", "itself"]  # fmt: skip
+    assert [cell.strip() for cell in rows["network evaluations"]] == ["12", "8", "4", "4", "12"]
     for figure in ("diversity", "same-seed cosine", "contrast", "chroma", "fine detail"):
-        assert rows[figure][0].strip() == rows[figure][3].strip() == "1 (1 to 1)", figure
-    assert rows["concept"][0] == rows["concept"][3]
+        assert rows[figure][0].strip() == rows[figure][4].strip() == "1 (1 to 1)", figure
+    assert rows["concept"][0] == rows["concept"][4]
     assert {"style", "background", "count", "position", "pair"} <= set(rows)
     assert "not trained: imitation-4, lightning-4, lightning-8" in pages[0]
     with Image.open(trained / "sheet.png") as sheet:
-        assert sheet.size == (10 * (128 + score_distill.GAP), 4 * (128 + score_distill.GAP))
-    assert pages[1].count(" · ") == 9
+        assert sheet.size == (7 * (128 + score_distill.GAP), 5 * (128 + score_distill.GAP))
+    assert pages[1].count(" · ") == 6
     assert "(pictures/sheet.png)" in pages[1]
 
 
