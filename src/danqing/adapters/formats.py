@@ -133,11 +133,15 @@ def overflows(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
     """Products that may leave single precision. What comes of them need not show in a picture:
     some processors' attention takes NaN for nothing."""
     limit = torch.finfo(torch.float32).max
-    for one, other in PRODUCTS:
-        if one in parts and other in parts:
-            most = math.prod(parts[name].float().abs().max().item() for name in (one, other))
-            if most * min(parts[one].shape) > limit:
-                yield f"{layer} {one} x {other}"
+    for left, right in products(parts):
+        most = math.prod(parts[name].float().abs().max().item() for name in (left, right))
+        if most * parts[left].shape[1] > limit:
+            yield f"{layer} {left} x {right}"
+
+
+def products(parts: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Which parts are multiplied with each other."""
+    return [(left, right) for left, right in PRODUCTS if left in parts and right in parts]
 
 
 def shape_faults(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
@@ -147,10 +151,8 @@ def shape_faults(layer: str, parts: Mapping[str, Tensor]) -> Iterator[str]:
         if fault:
             yield f"{layer} {part} {list(tensor.shape)} {fault}"
             return
-    products = [("up", "down"), ("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")]
-    products += [("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b")]
-    for left, right in products:
-        if left in parts and right in parts and parts[left].shape[1] != parts[right].shape[0]:
+    for left, right in products(parts):
+        if parts[left].shape[1] != parts[right].shape[0]:
             shapes = f"{list(parts[left].shape)} and {left} against {right}"
             yield f"{layer} {shapes} {list(parts[right].shape)}"
             return

@@ -137,6 +137,8 @@ def test_weights_that_were_put_back_at_the_last_step_are_not_called_its_own(tmp_
     monkeypatch.setattr(loop, "measure", measured)
     list(found.run())
     assert (found.ended, found.step, found.weights_of) == (DONE, total, total - 1)
+    again = small.distillation(tmp_path, found.settings)
+    assert (again.step, again.weights_of) == (total, total - 1)
 
 
 def test_the_third_way_back_is_told_at_the_last_step_too(tmp_path, monkeypatch):

@@ -250,6 +250,20 @@ def test_the_plan_counts_every_number_of_steps():
     assert plan.evaluations(own)["imitation"] == (10 * round(4 * 0.5 * (0.5 + 3.0) / 2), 40)
 
 
+def test_the_time_of_layers_in_later_blocks_is_that_of_short_networks(settings, monkeypatch):
+    own = replace(settings, targets=(r"transformer_blocks\.2\.attn\.to_q",))
+    place, timed, real = place_of(own, CPU), [], plan.block_seconds
+
+    def seen(config, *rest):
+        timed.append(config.num_layers)
+        return real(config, *rest)
+
+    monkeypatch.setattr(plan, "block_seconds", seen)
+    cost = plan.measured(tiny.TRANSFORMER, own, place, plan.pictured(own, place))
+    assert cost.learnt > cost.plain > 0
+    assert max(timed) == 2
+
+
 def test_nodes_that_lie_too_close_together_are_told_so(settings, tmp_path):
     adapter = run.open_roles(settings, place_of(settings, CPU)).adapter(STUDENT)
     levels = Sampling(2, (1.0, 0.5, 0.0), 1.0, ((1.0, 0.8, 0.51, 0.0),))

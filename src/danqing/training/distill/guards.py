@@ -87,13 +87,15 @@ def scores(
 
 @dataclass
 class Guard:
-    """The last sound weights of student and fake score, and how often they were needed."""
+    """The last sound weights of student and fake score, how often they were needed, and whether
+    they are those in use again, no step having been made since."""
 
     limit: float
     good: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     drift: float = 0.0  # of the good ones
     rollbacks: int = 0
+    back: bool = False
 
     @property
     def factor(self) -> float:

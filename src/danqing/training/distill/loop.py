@@ -98,7 +98,7 @@ class Distillation:
         }
         self.average = Average(self.parameters, settings.ema)
         self.guard = Guard(settings.limit)
-        self.ended, self._went_back = "", False
+        self.ended = ""
         self.told = {**settings.plain(), **identity}
         self.step = checkpoint.resume(folder, self.told, self._parts(), FREE | NAMED)
 
@@ -129,7 +129,7 @@ class Distillation:
     @property
     def weights_of(self) -> int:
         """The step whose weights there are now."""
-        return self.guard.step if self.guard.tired or self._went_back else self.step
+        return self.guard.step if self.guard.back else self.step
 
     @property
     def phase(self) -> str:
@@ -153,7 +153,7 @@ class Distillation:
         found, norm = learn(step)
         if phase != FAKE_START:
             self.average.update(step)
-        self.step, self._went_back = self.step + 1, False
+        self.step, self.guard.back = self.step + 1, False
         return Stepped(self.step, phase, found, norm, time.monotonic() - started)
 
     def _imitate(self, step: int) -> tuple[dict[str, float], float]:
@@ -242,7 +242,7 @@ class Distillation:
         self.average.load_state_dict(student)
         for phase in (MATCHING, FAKE_START):
             self.optimisers[phase].state.clear()
-        self.guard.rollbacks, self._went_back = self.guard.rollbacks + 1, True
+        self.guard.rollbacks, self.guard.back = self.guard.rollbacks + 1, True
 
     def _both(self) -> dict[str, nn.Parameter]:
         own = {f"{STUDENT} {name}": p for name, p in self.parameters.items()}

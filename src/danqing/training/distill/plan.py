@@ -18,7 +18,7 @@ from danqing.models.transformer import Transformer, TransformerConfig
 from danqing.training import prepare
 from danqing.training.distill.roles import STUDENT, TEACHER, Query, Roles
 from danqing.training.distill.settings import DistillSettings, size_of
-from danqing.training.distill.start import student_shape
+from danqing.training.distill.start import LAYERS, student_shape
 from danqing.training.distill.trajectories import IN_MEMORY
 from danqing.training.memory import checkpoint_blocks, quantise_blocks
 from danqing.training.plan import LIBRARIES, Run, added
@@ -201,15 +201,15 @@ def evaluations(settings: DistillSettings) -> dict[str, tuple[int, int]]:
 def measured(
     config: TransformerConfig, settings: DistillSettings, place: Place, shape: tuple[int, int, int]
 ) -> Cost:
-    """Of the whole network, from one block and from two; from all where the student's layers are
-    in later blocks alone."""
+    """Of the whole network, from one block and from two; as if all layers learnt, where those of
+    the student are in later blocks alone."""
     try:
         one, two = (
             block_seconds(replace(config, num_layers=layers), settings, place, shape)
             for layers in (1, 2)
         )
     except TrainingError:
-        return Cost(*block_seconds(config, settings, place, shape))
+        return measured(config, replace(settings, targets=LAYERS), place, shape)
     further = config.num_layers - 1
     plain, learnt = (a + further * max(b - a, 0.0) for a, b in zip(one, two, strict=True))
     return Cost(plain, learnt)
